@@ -1,0 +1,33 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+
+.PHONY: bench test quality lint clean
+
+# The main job: every method on the default tasks, a leaderboard here and in results/runs/default.
+bench: $(STAMP)
+	$(BIN)/python -m bench.run --methods efm,fm,pfgm --jobs $(JOBS)
+
+# Lint, types and the whole test suite.
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The quality bars at full budget: three seeds, 2,000 steps (`make test` runs one seed of them).
+quality: $(STAMP)
+	QUALITY_SEEDS=3 $(BIN)/python -m pytest tests/test_quality.py -n $(JOBS)
+
+# A new environment only when pyproject.toml is newer than the last one.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,180 @@
+"""Distributions, and tasks: a source, a target and what is known about the pair.
+
+All samples are flat float32 vectors (n, D) on the CPU, drawn from an explicit generator, so
+that the same seed gives the same data on every device; ``shape`` says what a vector is
+(an image, say).
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+Draws = Literal["low_variance", "iid"]
+"""How evaluation samples are drawn; training samples are always independent."""
+
+
+class Normalisation(NamedTuple):
+    """The affine map from the original units of a data set to those of the task.
+
+    normalised = (original - shift) / scale
+    """
+
+    shift: float = 0.0
+    scale: float = 1.0
+
+    def apply(self, original: Tensor) -> Tensor:
+        """From original units to the units of the task, any shape."""
+        return (original - self.shift) / self.scale
+
+    def undo(self, normalised: Tensor) -> Tensor:
+        """From the units of the task to original units, any shape."""
+        return normalised * self.scale + self.shift
+
+
+class Distribution(ABC):
+    """A distribution on R^D that can be drawn from."""
+
+    shape: tuple[int, ...]
+    normalisation: Normalisation = Normalisation()
+
+    @property
+    def dim(self) -> int:
+        """D, the number of coordinates."""
+        return int(torch.Size(self.shape).numel())
+
+    @abstractmethod
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """``n`` independent training samples, shape (n, D)."""
+
+    def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
+        """``n`` samples of the same law whose empirical measure is nearer to it, shape (n, D).
+
+        Independent samples, where a distribution knows nothing better.
+        """
+        return self.sample(n, rng)
+
+    def held_out(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
+        """At most ``n`` samples for evaluation, shared with no training, shape (k, D)."""
+        return self.low_variance(n, rng) if draws == "low_variance" else self.sample(n, rng)
+
+    def second_set(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
+        """At most ``n`` samples disjoint from :meth:`held_out`, for the floors of metrics."""
+        return self.held_out(n, rng, draws)
+
+
+class Empirical(Distribution):
+    """The samples of a data set, split into a training and a test part.
+
+    Raises:
+        ValueError: samples that are not finite or do not have the given shape.
+    """
+
+    def __init__(
+        self,
+        train: Tensor,
+        test: Tensor,
+        shape: tuple[int, ...],
+        normalisation: Normalisation = Normalisation(),
+    ) -> None:
+        self.shape = shape
+        self.normalisation = normalisation
+        self.train = normalisation.apply(check_samples(train, self.dim, "train"))
+        self.test = normalisation.apply(check_samples(test, self.dim, "test"))
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """``n`` training samples with replacement."""
+        return self.train[torch.randint(len(self.train), (n,), generator=rng)]
+
+    def held_out(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
+        """A random part of the test samples, or all of them."""
+        return self.test[torch.randperm(len(self.test), generator=rng)[:n]]
+
+    def second_set(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
+        """A random part of the training samples: real, and disjoint from the test samples."""
+        return self.train[torch.randperm(len(self.train), generator=rng)[:n]]
+
+
+class Stream:
+    """Training samples one after the other: ``stream(k)`` hands out the next k.
+
+    Samples are made in blocks of a fixed size, so the sequence depends on the generator alone:
+    methods that take different numbers at a time see the same data in the same order.
+
+    Raises:
+        ValueError: a distribution that yields NaN or infinity.
+    """
+
+    BLOCK = 8192
+
+    def __init__(
+        self, distribution: Distribution, rng: torch.Generator, device: torch.device, name: str
+    ) -> None:
+        self.distribution, self.rng, self.device, self.name = distribution, rng, device, name
+        self.rest = torch.empty(0, distribution.dim, device=device)
+
+    def __call__(self, k: int) -> Tensor:
+        """The next ``k`` samples, shape (k, D)."""
+        blocks, held = [self.rest], len(self.rest)
+        while held < k:
+            block = self.distribution.sample(self.BLOCK, self.rng)
+            blocks.append(check_samples(block, self.distribution.dim, self.name).to(self.device))
+            held += len(block)
+        samples = torch.cat(blocks) if len(blocks) > 1 else self.rest
+        self.rest = samples[k:]
+        return samples[:k]
+
+
+def check_samples(samples: Tensor, dim: int, name: str) -> Tensor:
+    """``samples`` as float32, if they are finite and of shape (n, dim).
+
+    Raises:
+        ValueError: otherwise, naming the argument.
+    """
+    if samples.ndim != 2 or samples.shape[1] != dim or not len(samples):
+        raise ValueError(f"{name} must have shape (n, {dim}), n > 0, got {tuple(samples.shape)}")
+    if not bool(samples.isfinite().all()):
+        bad = int((~samples.isfinite()).any(1).sum())
+        raise ValueError(f"{name} holds NaN or infinity in {bad} of {len(samples)} samples")
+    return samples.float()
+
+
+class Task(BaseModel, ABC):
+    """A source and a target distribution of the same dimension; its fields are parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when the data of the task change, so that old records are not mixed with new."""
+    dim: ClassVar[int]
+    noise_source: ClassVar[bool]
+    """Whether the source is N(0, I)."""
+
+    @abstractmethod
+    def source(self) -> Distribution:
+        """P, on the plate z = 0."""
+
+    @abstractmethod
+    def target(self) -> Distribution:
+        """Q, on the plate z = L."""
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return self.model_dump(mode="json")
+
+
+TASKS: dict[str, type[Task]] = {}
+"""Every task by its name."""
+
+T = TypeVar("T", bound=type[Task])
+
+
+def register(task: T) -> T:
+    """Class decorator: makes a task known under its ``name``."""
+    if TASKS.setdefault(task.name, task) is not task:
+        raise ValueError(f"a task named {task.name!r} is registered already")
+    return task

@@ -1,0 +1,14 @@
+"""Physics-inspired generative methods under one interface.
+
+Every module of this package is imported, so that a new method is one new file.
+"""
+
+import importlib
+import pkgutil
+
+from methods.base import METHODS, Method, Regression, Transport, register
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["METHODS", "Method", "Regression", "Transport", "register"]

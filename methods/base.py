@@ -1,0 +1,145 @@
+"""What every method is: a regression to train a network, and a transport that uses it.
+
+A method knows nothing of data sets, training loops or files. It is handed draws of a source P
+and a target Q ("give me k samples", flat vectors (k, D)) and says
+
+* :meth:`Method.regression`: at which points, for which scalar, a network f(x, s) is fitted to
+  which target, and with which weight;
+* :meth:`Method.transport`: which ODE, built from the network, carries a source sample to a
+  target sample.
+
+A new method is one file: subclass :class:`Method`, give it a ``name``, decorate it with
+:func:`register`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from methods.networks import NetworkFactory
+from methods.solvers import Solver
+
+Draw = Callable[[int], Tensor]
+"""``draw(k)``: k fresh samples, shape (k, D)."""
+
+LOW_DIM = 8
+"""Up to this dimension field lines bulge far out of the data; defaults differ above it."""
+
+
+class Regression(NamedTuple):
+    """One batch of the regression f(points, scalar) ~ target."""
+
+    points: Tensor  # (B, D)
+    scalar: Tensor  # (B,) time t, plate coordinate z, ...
+    target: Tensor  # (B, outputs)
+    weight: Tensor | None = None  # (B,); None weighs all alike
+
+
+class Transport(NamedTuple):
+    """Where the lines ended and what it cost."""
+
+    end: Tensor  # (B, D)
+    nfe: int  # calls of the network
+    landed: Tensor  # (B,) bool: the line reached its end
+    path: Tensor | None = None  # (T+1, B, D) with path[0] the start and path[-1] the end
+
+
+class Method(BaseModel, ABC):
+    """A generative method; its fields are its hyperparameters.
+
+    The fields carry the defaults of the paper in low dimension; :meth:`defaults` says what
+    differs by dimension, and :meth:`create` applies both. A field whose value is ``None`` does
+    not apply with the other settings, and is no axis of a sweep.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+    )
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    reference: ClassVar[str]
+    noise_only: ClassVar[bool] = False
+    """The method starts from a prior of its own, so it only maps noise to data."""
+
+    @classmethod
+    def defaults(cls, dim: int) -> dict[str, Any]:
+        """Defaults that depend on the data dimension."""
+        return {}
+
+    @classmethod
+    def create(cls, dim: int, **settings: Any) -> Self:
+        """The method for data of dimension ``dim``: given settings over the defaults.
+
+        Raises:
+            pydantic.ValidationError: an unknown hyperparameter or a value out of range.
+        """
+        return cls(**{**cls.defaults(dim), **settings})
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """All hyperparameters under their public names, in the order of declaration."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def skip(self, dim: int, noise_source: bool) -> str | None:
+        """Why the method cannot do a task, or None if it can.
+
+        Args:
+            dim: the data dimension of the task.
+            noise_source: whether the source is N(0, I).
+        """
+        if self.noise_only and not noise_source:
+            return f"{self.name} generates from its own prior; it cannot start from data"
+        return None
+
+    @abstractmethod
+    def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+        """The network with its embedding and scaling: f(x (B, D), s (B,)) -> (B, outputs).
+
+        Args:
+            network: ``network(scalars, outputs)`` builds a network h(x, embedding of s).
+            source, target: training samples (N, D), for the scale of inputs and outputs.
+        """
+
+    @abstractmethod
+    def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
+        """One training batch of ``n`` points."""
+
+    def start(self, x0: Tensor) -> Tensor:
+        """Where the lines of the source samples ``x0`` (B, D) start: there, unless overridden."""
+        return x0
+
+    @abstractmethod
+    def transport(
+        self, model: nn.Module, start: Tensor, solver: Solver, path: bool = False
+    ) -> Transport:
+        """Carries ``start`` (B, D) along the learned field to the target."""
+
+
+METHODS: dict[str, type[Method]] = {}
+"""Every method by its name."""
+
+M = TypeVar("M", bound=type[Method])
+
+
+def register(method: M) -> M:
+    """Class decorator: makes a method known under its ``name``."""
+    if METHODS.setdefault(method.name, method) is not method:
+        raise ValueError(f"a method named {method.name!r} is registered already")
+    return method
+
+
+def uniform(shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
+    """U[0, 1) draws with the device and dtype of ``like``."""
+    return torch.rand(shape, generator=rng, device=like.device, dtype=like.dtype)
+
+
+def normal(shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
+    """N(0, 1) draws with the device and dtype of ``like``."""
+    return torch.randn(shape, generator=rng, device=like.device, dtype=like.dtype)

@@ -1,0 +1,159 @@
+"""Poisson Flow Generative Models.
+
+Data are charges on the plate z = 0 of R^{D+1}. Far away their field is that of one point charge,
+so a uniform distribution on a large hemisphere flows down the field lines to the data.
+
+References:
+    Xu et al., Poisson Flow Generative Models, NeurIPS 2022, https://arxiv.org/abs/2209.11178
+"""
+
+import math
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field, model_validator
+from scipy.special import betaincinv, gammaincc
+from torch import Tensor, nn
+
+from methods.base import LOW_DIM, Draw, Method, Regression, Transport, normal, register, uniform
+from methods.electrostatics import mean_displacement
+from methods.networks import NetworkFactory, radial_inputs
+from methods.solvers import Solver
+
+MIN_HEIGHT = 1e-3
+"""Smallest z, in standard deviations of the data, that the network tells from zero."""
+
+
+@register
+class PoissonFlow(Method):
+    r"""The Poisson field of the data, learned where the flow passes.
+
+    Perturbation of a data point y, with m ~ U[0, M] and s = ``sigma``:
+
+    .. math:: z = |\epsilon_z| (1 + \tau)^m, \quad
+              x = y + \|\epsilon_x\| (1 + \tau)^m u, \quad
+              \epsilon \sim N(0, s^2 I_{D+1}), \; u \text{ uniform on the sphere}
+
+    Target sqrt(D) E / (|E| + gamma) with E the weighted mean of x~ - y~ over ``charges`` data
+    points, weights proportional to |x~ - y~|^{-(D+1)}. Sampling starts on z = ``z_max`` and
+    solves dx/dt' = z E_x / E_z in t' = log z down to z = ``z_min``.
+
+    M is such that s (1 + tau)^M = 3 z_max: the training points reach beyond the prior's plate.
+    The prior is heavy-tailed all the same, P(R > c z_max) = 1 / sqrt(1 + c^2) at D = 2; the
+    model (:class:`PoissonModel`) is exact far away. With its mean charge y the right-hand side
+    z E_x / E_z is x - y.
+    """
+
+    name: ClassVar[str] = "pfgm"
+    title: ClassVar[str] = "Poisson Flow Generative Model"
+    reference: ClassVar[str] = "Xu et al., NeurIPS 2022, https://arxiv.org/abs/2209.11178"
+    noise_only: ClassVar[bool] = True
+
+    z_max: float = Field(40.0, gt=0)
+    z_min: float = Field(1e-3, gt=0)
+    sigma: float = Field(0.01, gt=0)
+    tau: float = Field(0.03, gt=0)
+    gamma: float = Field(5.0, ge=0)
+    charges: int = Field(512, ge=1)
+
+    @classmethod
+    def defaults(cls, dim: int) -> dict[str, Any]:
+        # The paper's gamma = 5 is for images, whose charges are tens of units apart.
+        return {"gamma": 1.0} if dim <= LOW_DIM else {}
+
+    @model_validator(mode="after")
+    def _goes_down(self) -> Self:
+        if self.z_min >= self.z_max:
+            raise ValueError(f"z_min must be below z_max = {self.z_max:g}, got {self.z_min:g}")
+        return self
+
+    def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+        return PoissonModel(network, target, self.gamma)
+
+    def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
+        charges = target(max(self.charges, n))
+        x, z = self._perturb(charges[:n], rng)
+        field = mean_displacement(x, z, charges)
+        norm = torch.linalg.vector_norm(field, dim=1, keepdim=True)
+        return Regression(x, z, math.sqrt(x.shape[1]) * field / (norm + self.gamma))
+
+    def _perturb(self, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Training points (x, z) around the charges ``y`` (B, D)."""
+        max_exponent = math.log(3 * self.z_max / self.sigma) / math.log1p(self.tau)
+        m = max_exponent * uniform((len(y),), y, rng)
+        noise = self.sigma * normal((len(y), y.shape[1] + 1), y, rng)
+        growth = (1 + self.tau) ** m
+        # Starting this near, a large step would almost only go along the plate (Appendix B.1.1).
+        too_near = noise[:, -1].abs() < self.sigma / 2
+        growth = torch.where(too_near, (1 + self.tau) ** (0.7 * m), growth)
+        u = normal(y.shape, y, rng)
+        u = u / torch.linalg.vector_norm(u, dim=1, keepdim=True)
+        radius = torch.linalg.vector_norm(noise[:, :-1], dim=1) * growth
+        return y + radius[:, None] * u, noise[:, -1].abs() * growth
+
+    def start(self, x0: Tensor) -> Tensor:
+        """The prior on z = z_max, as a map of N(0, I): same direction, quantile to quantile.
+
+        R = z_max sqrt(B / (1 - B)), B ~ Beta(D/2, 1/2), in a uniform direction.
+        """
+        dim = x0.shape[1]
+        squared = x0.double().square().sum(1)
+        above = gammaincc(dim / 2, (squared / 2).cpu().numpy())  # P(chi^2_D > |x0|^2)
+        rest = torch.from_numpy(betaincinv(0.5, dim / 2, above)).to(squared)  # 1 - B
+        radius = self.z_max * torch.sqrt((1 - rest) / rest)
+        prior: Tensor = (x0 * (radius / squared.sqrt())[:, None]).to(x0)
+        return prior
+
+    def transport(
+        self, model: nn.Module, start: Tensor, solver: Solver, path: bool = False
+    ) -> Transport:
+        def velocity(log_z: Tensor, x: Tensor) -> Tensor:
+            z = log_z.exp()
+            field: Tensor = model(x, z.expand(len(x)))
+            return z * field[:, :-1] / field[:, -1:]
+
+        solution = solver.integrate(
+            velocity, start, math.log(self.z_max), math.log(self.z_min), path=path
+        )
+        landed = solution.x.isfinite().all(1)
+        return Transport(solution.x, solution.nfe, landed, solution.path)
+
+
+class PoissonModel(nn.Module):
+    r"""The learned field f(x, z) ~ sqrt(D) E / (|E| + gamma), through the mean charge.
+
+    The field with normalised weights is E = (x - y, z) with y(x, z) the weighted mean of the
+    charges. The network gives y, and f follows: so f_z has the right size however small it is,
+    z f_x / f_z is x - y, and far away, where y is bounded, the field is that of a point charge.
+    y is a gated x (close to the data the nearest charge is) plus the network.
+    """
+
+    def __init__(self, network: NetworkFactory, target: Tensor, gamma: float) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.dim = target.shape[1]
+        self.register_buffer("shift", target.mean(0))
+        self.register_buffer("scale", target.std(0).mean())
+        self.shift: Tensor
+        self.scale: Tensor
+        self.network = network(3, self.dim, extra_inputs=self.dim)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """x (B, D), z (B,) -> f (B, D+1)."""
+        field = torch.cat([x - self.mean_charge(x, z), z[:, None]], dim=1)
+        norm = torch.linalg.vector_norm(field, dim=1, keepdim=True)
+        normalised: Tensor = math.sqrt(self.dim) * field / (norm + self.gamma)
+        return normalised
+
+    def mean_charge(self, x: Tensor, z: Tensor) -> Tensor:
+        """y(x, z) = sum_i w_i y_i, shape (B, D)."""
+        v, height = (x - self.shift) / self.scale, (z / self.scale)[:, None]
+        inputs, log_radius = radial_inputs(v, height)
+        embedding = torch.cat(
+            [torch.log(height + MIN_HEIGHT), log_radius, height / log_radius.exp()], dim=1
+        )
+        outside = v.square().sum(1, keepdim=True) / (9 * self.dim)  # 1 at three radii
+        skip = 1 / (1 + height**2 + outside**2)
+        correction = torch.sqrt(1 - skip) * self.network(inputs, embedding)
+        mean: Tensor = self.shift + self.scale * (skip * v + correction)
+        return mean
