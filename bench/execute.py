@@ -23,7 +23,8 @@ def execute(
 ) -> Iterator[dict[str, Any]]:
     """Runs the cells and yields their records as they finish.
 
-    Every worker gets its share of the cores as threads, so that they are not oversubscribed.
+    Every worker gets its share of the cores as threads, so that they are not oversubscribed; not
+    more than torch was told to use.
 
     Args:
         cells: what to run.
@@ -32,7 +33,7 @@ def execute(
         device: a torch device.
     """
     jobs = min(jobs, len(cells))
-    threads = max(1, cpu_count() // max(1, jobs))
+    threads = max(1, min(cpu_count() // max(1, jobs), torch.get_num_threads()))
     if jobs <= 1:
         for cell in cells:
             yield run_reporting(cell, out, device, threads)

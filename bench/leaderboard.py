@@ -19,12 +19,10 @@ def setting_columns(results: pd.DataFrame) -> list[str]:
 
 
 def varying(results: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
-    """The settings with more than one value, for each task and method."""
+    """The settings with more than one value, for each task and method; none is no value."""
     columns = setting_columns(results)
     return {
-        (str(task), str(method)): [
-            column for column in columns if group[column].nunique(dropna=False) > 1
-        ]
+        (str(task), str(method)): [column for column in columns if group[column].nunique() > 1]
         for (task, method), group in results.groupby(["task", "method"])
     }
 
@@ -47,7 +45,9 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
 
 
 def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
+    return str(value)
 
 
 def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def table(board: pd.DataFrame) -> str:
         lines = pd.DataFrame({"method": rows["method"]})
         if (rows["setting"] != "").any():
             lines["setting"] = rows["setting"]
-        lines["seeds"] = rows["count"]
+        lines["seeds"] = rows["count"].astype(str)
         for name in shown:
             lines[METRICS[name].label] = [
                 format_value(mean, std)
@@ -119,7 +119,7 @@ def table(board: pd.DataFrame) -> str:
         lines["train s"] = [f"{s:.1f}" if pd.notna(s) else "" for s in rows["train_seconds"]]
         floor = {name: rows[f"{name}_floor"].mean() for name in shown}
         last = {METRICS[name].label: format_value(value, None) for name, value in floor.items()}
-        lines.loc[len(board)] = {"method": "(floor)", "seeds": "", **last}
+        lines = pd.concat([lines, pd.DataFrame([{"method": "(floor)", **last}])])
         blocks.append(f"{task}\n{lines.fillna('').to_string(index=False)}")
         notes = rows.loc[rows["note"] != "", ["method", "setting", "note"]]
         blocks[-1] += "".join(

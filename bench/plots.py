@@ -1,5 +1,6 @@
 """Plots of a run, as PNG and PDF: samples, a bar plot a metric, a line plot an ablation axis."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,31 @@ SOURCE, TARGET, SAMPLES = "#7f7f7f", "#3b6fb6", "#c2452d"
 Images = NDArray[np.float32]
 
 
-def draw_plots(results: pd.DataFrame, out: Path) -> list[Path]:
-    """All plots of a run into ``out/plots``; returns the PNG files."""
+def draw_plots(
+    results: pd.DataFrame, out: Path, tell: Callable[[str], None] = lambda line: None
+) -> list[Path]:
+    """All plots of a run into ``out/plots``; returns the PNG files and tells each."""
     folder = out / "plots"
     folder.mkdir(exist_ok=True)
     for old in [*folder.glob("*.png"), *folder.glob("*.pdf")]:
         old.unlink()
     done = with_setting(results[results["status"] == "done"])
-    if not len(done):
-        return []
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
-    figures: dict[str, Figure | None] = {}
+    paths = []
+    for name, figure in _figures(done, out):
+        if figure is not None:
+            paths.append(_save(figure, folder / name))
+            tell(f"drew {paths[-1].name}")
+    return paths
+
+
+def _figures(done: pd.DataFrame, out: Path) -> Iterator[tuple[str, Figure | None]]:
     for task, rows in done.groupby("task", sort=False):
-        figures[f"samples_{task}"] = sample_figure(str(task), rows, out)
+        yield f"samples_{task}", sample_figure(str(task), rows, out)
     for name in METRICS:
-        figures[f"bars_{name}"] = bar_figure(done, name)
-    for axis in axes(done):
-        figures[f"ablation_{axis}"] = ablation_figure(done, axis)
-    return [_save(figure, folder / name) for name, figure in figures.items() if figure is not None]
+        yield f"bars_{name}", bar_figure(done, name)
+    for axis in axes(done.drop(columns="setting")):
+        yield f"ablation_{axis}", ablation_figure(done, axis)
 
 
 def _save(figure: Figure, stem: Path) -> Path:
@@ -76,7 +84,8 @@ def sample_figure(task: str, rows: pd.DataFrame, out: Path) -> Figure | None:
 
 
 def _title(row: "pd.Series[Any]") -> str:
-    return "\n".join(filter(None, (row["method"], row["setting"])))
+    words = "\n".join(filter(None, (str(row["method"]), str(row["setting"]))))
+    return words.replace("$", r"\$")  # no formulas in names
 
 
 def _scatter_figure(panels: dict[str, dict[str, Images]], title: str) -> Figure:
@@ -225,8 +234,8 @@ def _ablation_panel(
     values = sorted(table[axis].dropna().unique())
     numeric = all(isinstance(value, int | float | np.number) for value in values)
     place = {value: value if numeric else k for k, value in enumerate(values)}
-    for (method, setting), rows in table.groupby(["method", "setting"], sort=False):
-        line = "\n".join(filter(None, (str(method), str(setting))))
+    for _, rows in table.groupby(["method", "setting"], sort=False):
+        line = _title(rows.iloc[0])
         mean = rows[f"{metric}_mean"].to_numpy(float)
         if rows[axis].isna().all():
             ax.axhline(mean[0], ls=":", lw=1.6, color=colours[line], label=f"{line} (no {axis})")

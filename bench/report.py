@@ -5,6 +5,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -38,12 +39,15 @@ def write_tables(out: Path) -> tuple[pd.DataFrame, list[Path]]:
     return rows, paths
 
 
-def write_report(out: Path) -> list[Path]:
-    """All tables, plots and ``report.html`` of an output folder; returns what was written."""
+def write_report(out: Path, tell: Callable[[str], None] = lambda line: None) -> list[Path]:
+    """All tables, plots and ``report.html`` of an output folder; returns what was written.
+
+    ``tell`` is called with a line now and then, since plots take seconds.
+    """
     rows, paths = write_tables(out)
     if not len(rows):
         return paths
-    plots = draw_plots(rows, out)
+    plots = draw_plots(rows, out, tell)
     page = out / "report.html"
     write_atomically(page, _page(rows, out, plots).encode())
     return [*paths, *plots, page]

@@ -61,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _dry_run(cells, out)
             return OK
         _check_writable(out)
-        _write_manifest(out, spec, cells, ["python", "-m", "bench.run", *(argv or sys.argv[1:])])
-        return _run_and_report(cells, out, arguments.jobs, device, arguments.force)
+        todo = _pending(cells, out, arguments.force)
+        command = ["python", "-m", "bench.run", *(sys.argv[1:] if argv is None else argv)]
+        _write_manifest(out, spec, cells, command)
+        return _run_and_report(cells, todo, out, arguments.jobs, device)
     except SpecError as error:
         print(f"bench.run: {error}", file=sys.stderr)
         return MISUSED
@@ -110,14 +112,14 @@ def run(
     if jobs < 1:
         raise SpecError(f"jobs: must be at least 1, got {jobs}")
     _check_writable(folder)
+    todo = _pending(cells, folder, force)
     _write_manifest(folder, spec, cells, None)
-    for _ in execute(_pending(cells, folder, force), folder, jobs, device):
+    for _ in execute(todo, folder, jobs, device):
         pass
     return write_tables(folder)[0]
 
 
-def _run_and_report(cells: list[Cell], out: Path, jobs: int, device: str, force: bool) -> int:
-    todo = _pending(cells, out, force)
+def _run_and_report(cells: list[Cell], todo: list[Cell], out: Path, jobs: int, device: str) -> int:
     done = len(cells) - len(todo)
     print(f"{len(cells)} cells, {done} of them finished before; {jobs} jobs on {device}; {out}")
     sys.stdout.flush()
@@ -128,7 +130,7 @@ def _run_and_report(cells: list[Cell], out: Path, jobs: int, device: str, force:
                 progress.finished(record)
         print(f"{len(todo)} cells in {time.time() - begin:.0f} s; writing tables and plots")
         sys.stdout.flush()
-        paths = write_report(out)
+        paths = write_report(out, tell=lambda line: print(line, file=sys.stderr, flush=True))
     except KeyboardInterrupt:
         kept = len(finished(out, cells))
         write_tables(out)

@@ -135,10 +135,11 @@ def check_samples(samples: Tensor, dim: int, name: str) -> Tensor:
     """
     if samples.ndim != 2 or samples.shape[1] != dim or not len(samples):
         raise ValueError(f"{name} must have shape (n, {dim}), n > 0, got {tuple(samples.shape)}")
+    samples = samples.float()
     if not bool(samples.isfinite().all()):
         bad = int((~samples.isfinite()).any(1).sum())
         raise ValueError(f"{name} holds NaN or infinity in {bad} of {len(samples)} samples")
-    return samples.float()
+    return samples
 
 
 class Task(BaseModel, ABC):

@@ -13,7 +13,7 @@ import math
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from methods.base import LOW_DIM, Draw, Method, Regression, Transport, normal, register, uniform
@@ -66,8 +66,8 @@ class ElectrostaticFieldMatching(Method):
     reference: ClassVar[str] = "Kolesov et al., ICML 2025, https://arxiv.org/abs/2502.02367"
 
     plate_distance: float = Field(30.0, gt=0, alias="L")
-    sigma: float | None = Field(1.0, ge=0)
     points: PointScheme = "mix"
+    sigma: float | None = Field(1.0, ge=0)
     charges: int = Field(256, ge=1)
     offset: float = Field(0.05, ge=0)
     min_slope: float = Field(1e-2, gt=0, lt=1)
@@ -76,12 +76,14 @@ class ElectrostaticFieldMatching(Method):
     def defaults(cls, dim: int) -> dict[str, Any]:
         if dim <= LOW_DIM:
             return {}
-        return {"L": 6.0, "sigma": 0.1, "points": "uniform"}
+        # A point sigma sqrt(D) off its segment sees its own charge radially, not along the line, up
+        # to about that height: sigma sqrt(D) stays below the distances between data.
+        return {"L": 6.0, "sigma": 0.02, "points": "uniform"}
 
-    @model_validator(mode="before")
+    @field_validator("sigma")
     @classmethod
-    def _log_has_no_sigma(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        return {**settings, "sigma": None} if settings.get("points") == "log" else settings
+    def _log_has_no_sigma(cls, sigma: float | None, info: ValidationInfo) -> float | None:
+        return None if info.data.get("points") == "log" else sigma
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -163,11 +165,12 @@ class FieldModel(nn.Module):
     correction to the field of two point charges at the centres of the plates,
 
     .. math:: f = \sqrt{D + 1}\, e(\tilde x) + g\, N(\tilde x), \quad
-              g = 1 / \min(\rho_P, \rho_Q)^2, \quad
+              g = 1 / \min(\rho_P, \rho_Q), \quad
               \rho_P^2 = 1 + |\tilde x - \tilde c_P|^2 / s_P^2,
 
-    with c the mean of a plate and s its root mean square radius: centred charges have no dipole
-    moment, so what is left of the far field is of second order in s / |x~ - c~|, like g.
+    with c the mean of a plate and s its root mean square radius. Centred charges have no dipole
+    moment; far from both plates their quadrupoles are left, of first order beside the dipole of
+    the pair, like g.
     """
 
     def __init__(
@@ -203,7 +206,7 @@ class FieldModel(nn.Module):
         inputs, log_radius = radial_inputs(v)
         correction = self.network(inputs, torch.cat([embedding, log_radius], dim=1))
         direction, rho = self._point_charges(x, z)
-        gate = rho.amin(1, keepdim=True) ** -2
+        gate = 1 / rho.amin(1, keepdim=True)
         return math.sqrt(self.dim + 1) * direction + gate * correction
 
     def _point_charges(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,4 +233,5 @@ def rms_radius(samples: Tensor) -> Tensor:
 def _directions(count: int, n: int, like: Tensor, rng: torch.Generator) -> Tensor:
     """Uniform directions in R^n, shape (count, n)."""
     m = normal((count, n), like, rng)
-    return m / torch.linalg.vector_norm(m, dim=1, keepdim=True)
+    directions: Tensor = m / torch.linalg.vector_norm(m, dim=1, keepdim=True)
+    return directions

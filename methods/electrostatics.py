@@ -20,8 +20,9 @@ from torch import Tensor
 # faster than matrix products there, and without cancellation.
 LOW_DIM = 8
 # The charges nearest to a point whose distance is recomputed without cancellation. More than
-# one, because a batch drawn with replacement holds some charges twice.
-NEAREST = 4
+# one, because a batch drawn with replacement holds some charges several times; of more copies
+# than these the direction is still exact, but log|E| loses digits close to them.
+NEAREST = 8
 # At most this many point-charge pairs are held at a time (64 MB in float64).
 BLOCK_PAIRS = 2**23
 
@@ -196,11 +197,12 @@ def _sums_by_product(x: Tensor, height: Tensor, charges: Tensor) -> _Plate:
     nearest charges are taken out of the products and their differences formed exactly.
     """
     centre = charges.mean(0)  # distances do not change, and there is less to cancel
+    points, sites = x, charges
     x, charges = x - centre, charges - centre
     squared = torch.addmm(charges.square().sum(1), x, charges.T, alpha=-2)
     squared += x.square().sum(1, keepdim=True)
     near = squared.topk(min(NEAREST, len(charges)), largest=False).indices  # (B, k)
-    near_difference = x[:, None] - charges[near]  # (B, k, D)
+    near_difference = points[:, None] - sites[near]  # (B, k, D), before any rounding
     squared.clamp_min_(torch.finfo(torch.float64).tiny)
     squared.scatter_(1, near, near_difference.square().sum(2))
     squared += height.square()[:, None]

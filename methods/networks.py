@@ -101,8 +101,12 @@ def radial_inputs(v: Tensor, height: Tensor | None = None) -> tuple[Tensor, Tens
     dim = v.shape[1]
     squared = v.square().sum(1, keepdim=True) / dim
     radius = torch.sqrt(1 + squared + (0.0 if height is None else height**2))
-    near = GAIN * v / torch.sqrt(1 + squared / 9)
-    return torch.cat([near, v / radius], dim=1), radius.log()
+    return torch.cat([GAIN * bounded(v), v / radius], dim=1), radius.log()
 
 
 GAIN = 6.0
+
+
+def bounded(v: Tensor) -> Tensor:
+    """Standardised vectors (B, D), shortened to stay within three radii, 3 sqrt(D)."""
+    return v / torch.sqrt(1 + v.square().sum(1, keepdim=True) / (9 * v.shape[1]))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from methods.base import LOW_DIM, Draw, Method, Regression, Transport, normal, register, uniform
 from methods.electrostatics import mean_displacement
-from methods.networks import NetworkFactory, radial_inputs
+from methods.networks import NetworkFactory, bounded, radial_inputs
 from methods.solvers import Solver
 
 MIN_HEIGHT = 1e-3
@@ -125,7 +125,7 @@ class PoissonModel(nn.Module):
     The field with normalised weights is E = (x - y, z) with y(x, z) the weighted mean of the
     charges. The network gives y, and f follows: so f_z has the right size however small it is,
     z f_x / f_z is x - y, and far away, where y is bounded, the field is that of a point charge.
-    y is a gated x (close to the data the nearest charge is) plus the network.
+    y is a gated x (close to the data the nearest charge is) plus the network, bounded like data.
     """
 
     def __init__(self, network: NetworkFactory, target: Tensor, gamma: float) -> None:
@@ -154,6 +154,6 @@ class PoissonModel(nn.Module):
         )
         outside = v.square().sum(1, keepdim=True) / (9 * self.dim)  # 1 at three radii
         skip = 1 / (1 + height**2 + outside**2)
-        correction = torch.sqrt(1 - skip) * self.network(inputs, embedding)
+        correction = torch.sqrt(1 - skip) * bounded(self.network(inputs, embedding))
         mean: Tensor = self.shift + self.scale * (skip * v + correction)
         return mean

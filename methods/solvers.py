@@ -89,14 +89,22 @@ class Solver(BaseModel):
         low, high = times.aminmax()
 
         def clamped(t: Tensor, x: Tensor) -> Tensor:
-            # An adaptive step may reach past the end, where the velocity need not exist.
+            # Rounding may put a stage past the end, where the velocity need not exist.
             return velocity(t.clamp(low, high), x)
 
         adaptive = self.solver in ("bosh3", "dopri5", "dopri8", "adaptive_heun")
+        # A step must land on the end: by default the last one passes it and is interpolated.
+        options = {"step_t": times[-1:]} if adaptive else None
         if adaptive and not path:
             times = times[[0, -1]]
         states = torchdiffeq.odeint(
-            clamped, x0, times, method=self.solver, rtol=self.rtol, atol=self.atol
+            clamped,
+            x0,
+            times,
+            method=self.solver,
+            rtol=self.rtol,
+            atol=self.atol,
+            options=options,
         )
         return states[-1], states if path else None
 

@@ -1,5 +1,6 @@
 """Metrics: pure functions of samples, each with what it means and its floor."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,7 +28,8 @@ def evaluate(data: Evaluation) -> dict[str, float]:
     The floor of a distance is the same metric between two fresh target sets: what a perfect
     sampler would get on average. The floor of the transport cost is the optimal cost from the
     source to the held-out target; of the ratios it is 1. Methods with a prior of their own have
-    no coupling with the source, and no cost: these are left out.
+    no coupling with the source, and no cost: these are left out, and so is a ratio that is not
+    defined (nothing moved).
     """
     dim = data.target.shape[1]
     values: dict[str, float] = {}
@@ -43,7 +45,7 @@ def evaluate(data: Evaluation) -> dict[str, float]:
             values[f"{name}_floor"] = 1.0
     if "transport_cost" in values:
         values["transport_cost_floor"] = optimal_cost(data.source, data.target)
-    return values
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 __all__ = [

@@ -43,7 +43,7 @@ def optimal_cost(source: Tensor, target: Tensor) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # POT only warns when it gives up
         try:
-            return max(0.0, float(ot.emd2([], [], cost, numItermax=MAX_SIMPLEX_ITERATIONS)))
+            return float(np.maximum(ot.emd2([], [], cost, numItermax=MAX_SIMPLEX_ITERATIONS), 0))
         except UserWarning as warning:
             raise RuntimeError(f"optimal transport did not converge: {warning}") from warning
 
@@ -84,7 +84,7 @@ def energy_distance(samples: Tensor, target: Tensor) -> float:
     """
     x, y = to_numpy(samples), to_numpy(target)
     squared = 2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean()
-    return float(np.sqrt(max(0.0, squared)))
+    return float(np.sqrt(np.maximum(squared, 0)))  # NaN stays NaN
 
 
 @metric("frechet", "Fréchet distance squared", "distance", TWO_TARGETS)
@@ -108,7 +108,8 @@ def frechet(samples: Tensor, target: Tensor) -> float:
     roots = [_square_root(covariance) for covariance in covariances]
     overlap = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
     shift = np.square(x.mean(0) - y.mean(0)).sum()
-    return float(max(0.0, shift + sum(np.trace(c) for c in covariances) - 2 * overlap))
+    spread = sum(np.trace(covariance) for covariance in covariances) - 2 * overlap
+    return float(np.maximum(shift + spread, 0))
 
 
 def _square_root(covariance: Array) -> Array:

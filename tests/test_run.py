@@ -1,0 +1,379 @@
+"""The command line end to end, with tiny budgets, in the real process where it matters."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import bench.run
+from bench.records import cell_folder, read_records
+from datasets import TASKS, Distribution, Task
+from datasets.base import TASKS as TABLE
+from datasets.gaussians import StandardNormal
+from methods import METHODS
+from methods.fm import FlowMatching
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--steps", "3", "--batch", "16", "--set", "eval.n=32", "--set", "network.width=8"]
+
+
+def command(*arguments: str, out: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The real command."""
+    where = [] if out is None else ["--out", str(out)]
+    return subprocess.run(
+        [sys.executable, "-m", "bench.run", *arguments, *where],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_main_job_from_command_to_leaderboard(tmp_path: Path) -> None:
+    result = command("--methods", "efm,fm,pfgm", "--seeds", "0", "--jobs", "2", *TINY, out=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = pd.read_csv(tmp_path / "results.csv")
+    assert len(rows) == 15  # three methods, five tasks
+    skipped = rows[rows["status"] == "skipped"]
+    assert set(zip(skipped["method"], skipped["task"], strict=True)) == {
+        ("pfgm", "moons_to_8gaussians"),
+        ("pfgm", "digits_3_to_2"),
+    }
+    assert skipped["reason"].str.contains("prior").all()
+    done = rows[rows["status"] == "done"]
+    assert done[["sliced_w2", "sliced_w2_floor", "nfe", "train_seconds"]].notna().all(axis=None)
+    assert done[done["task"].str.contains("digits")]["w2"].isna().all()
+    assert done[done["method"] == "pfgm"]["transport_cost"].isna().all()
+    board = pd.read_csv(tmp_path / "leaderboard.csv")
+    assert len(board) == 15
+    written = [line for line in result.stdout.splitlines() if line.startswith(str(tmp_path))]
+    assert {Path(line).name for line in written} >= {
+        "results.csv",
+        "leaderboard.csv",
+        "report.html",
+        "samples_gaussian_to_digits.png",
+        "samples_gaussian_to_swiss_roll.png",
+        "bars_sliced_w2.png",
+    }
+    for line in written:
+        assert Path(line).stat().st_size > 0
+        if line.endswith(".png"):
+            assert Path(line).with_suffix(".pdf").exists()
+    assert "gaussian_to_swiss_roll" in result.stdout
+    assert "pfgm: skipped: " in result.stdout
+
+
+def test_sweep_over_two_axes_writes_each_cell_once(tmp_path: Path) -> None:
+    arguments = ["--methods", "efm,fm", "--tasks", "gaussian_to_swiss_roll", "--L", "6,30"]
+    arguments += ["--sigma", "0.1,1", "--seeds", "0-2", *TINY]
+    result = command(*arguments, out=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = pd.read_csv(tmp_path / "results.csv")
+    assert rows.groupby("method").size().to_dict() == {"efm": 12, "fm": 6}  # FM has no L
+    assert not rows.duplicated(["method", "L", "sigma", "seed"]).any()
+    assert rows[rows["method"] == "fm"]["L"].isna().all()
+    over_l = pd.read_csv(tmp_path / "ablation_L.csv")
+    assert len(over_l) == 6  # EFM at two L and two sigma, FM at two sigma
+    assert (over_l["count"] == 3).all()
+    expected = rows[(rows["method"] == "efm") & (rows["L"] == 6) & (rows["sigma"] == 1)]["w2"]
+    found = over_l[(over_l["L"] == 6) & (over_l["setting"] == "sigma=1")]["w2_mean"]
+    np.testing.assert_allclose(found, expected.mean())
+    assert set(pd.read_csv(tmp_path / "ablation_sigma.csv")["sigma"]) == {0.1, 1.0}
+    for axis in ("L", "sigma"):
+        assert (tmp_path / "plots" / f"ablation_{axis}.png").exists()
+
+
+def test_second_run_skips_finished_cells_and_force_repeats_them(tmp_path: Path) -> None:
+    arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0", *TINY]
+    assert bench.run.main([*arguments, "--out", str(tmp_path)]) == 0
+    (first,) = read_records(tmp_path)
+    assert bench.run.main([*arguments, "--out", str(tmp_path)]) == 0
+    (second,) = read_records(tmp_path)
+    assert second == first
+    assert bench.run.main([*arguments, "--out", str(tmp_path), "--force"]) == 0
+    (third,) = read_records(tmp_path)
+    assert third["started"] > first["started"]
+    assert third["metrics"] == first["metrics"]  # same seed, same samples
+
+
+def test_every_method_of_a_seed_sees_the_same_data(tmp_path: Path) -> None:
+    arguments = ["--tasks", "gaussian_to_swiss_roll,gaussian_to_digits", *TINY]
+    assert bench.run.main([*arguments, "--seeds", "0,1", "--out", str(tmp_path)]) == 0
+    hashes: dict[tuple[str, int], set[str]] = {}
+    targets: dict[tuple[str, int], list[np.ndarray]] = {}
+    for record in read_records(tmp_path):
+        key = record["cell"]["task"], record["cell"]["seed"]
+        hashes.setdefault(key, set()).add(record["data_hash"])
+        with np.load(cell_folder(tmp_path, record["id"]) / "samples.npz") as arrays:
+            targets.setdefault(key, []).append(arrays["target"])
+    assert len(hashes) == 4
+    assert all(len(values) == 1 for values in hashes.values())
+    assert len(set.union(*hashes.values())) == 4  # and another seed sees other data
+    for arrays in targets.values():
+        assert len(arrays) == 3
+        for other in arrays[1:]:
+            np.testing.assert_array_equal(other, arrays[0])
+
+
+def test_digits_are_stored_in_their_original_units(tmp_path: Path) -> None:
+    arguments = ["--methods", "fm", "--tasks", "gaussian_to_digits", "--seeds", "0", *TINY]
+    bench.run.main([*arguments, "--out", str(tmp_path)])
+    (record,) = read_records(tmp_path)
+    assert record["normalisation"] == {"shift": 8.0, "scale": 8.0}
+    with np.load(cell_folder(tmp_path, record["id"]) / "samples.npz") as arrays:
+        assert set(np.unique(arrays["target"])) <= set(range(17))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods", "nonsense"], ["methods", "nonsense", "efm, fm, pfgm"]),
+        (["--tasks", "nonsense"], ["tasks", "nonsense", "gaussian_to_digits"]),
+        (["--suite", "nonsense"], ["suite", "nonsense", "default"]),
+        (["--L", "0"], ["L", "greater than 0", "0"]),
+        (["--L", "-6"], ["L", "greater than 0", "-6"]),
+        (["--L", "six"], ["L", "number", "six"]),
+        (["--L", "nan"], ["L", "finite"]),
+        (["--L", ""], ["L", "no value"]),
+        (["--sigma", "-1"], ["sigma", "greater than or equal to 0", "-1"]),
+        (["--seeds", ""], ["seeds", "empty"]),
+        (["--seeds", "a"], ["seeds", "0,1,2", "a"]),
+        (["--seeds", "4-0"], ["seeds", "empty"]),
+        (["--steps", "0"], ["train.steps", "greater than or equal to 1"]),
+        (["--jobs", "0"], ["jobs", "0"]),
+        (["--device", "abacus"], ["device", "abacus", "cuda"]),
+        (["--set", "efm.pionts=log"], ["efm.pionts", "points"]),
+        (["--set", "efm.points=logg"], ["efm.points", "logg", "capacitor"]),
+        (["--set", "elm.points=log"], ["elm", "efm"]),
+        (["--set", "efm.points"], ["set", "name=value"]),
+        (["--set", "sample.solver=eluer"], ["sample.solver", "eluer", "heun"]),
+        (["--config", "missing.toml"], ["config", "missing.toml"]),
+        (["--frobnicate"], ["--frobnicate"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_two(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert bench.run.main([*arguments, "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 1, printed.err
+    for word in words:
+        assert word in lines[0]
+    assert not out.exists()  # nothing was started
+
+
+def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    result = command("--methods", "fm", out=tmp_path / "file")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"bench.run: out: cannot write to '{tmp_path / 'file'}': Not a directory"
+    ]
+
+
+def test_foreign_record_is_one_line_and_stays(tmp_path: Path) -> None:
+    arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0", *TINY]
+    assert bench.run.main([*arguments, "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("cells/*/record.json")
+    path.write_text('{"something": "else"}')
+    result = command(*arguments, out=tmp_path)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert str(path) in result.stderr
+    assert path.read_text() == '{"something": "else"}'
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path: Path, jobs: str) -> None:
+    arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0-29"]
+    arguments += ["--steps", "300", "--set", "eval.n=32", "--jobs", jobs, "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.run", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("cells/*/record.json"))) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    begin = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    last = errors.strip().splitlines()[-1]
+    assert re.search(r"interrupted; \d+ of 30 cells are recorded", last), errors
+    records = {record["id"]: record for record in read_records(tmp_path)}
+    assert len(records) >= 2
+    assert len(pd.read_csv(tmp_path / "results.csv")) == len(records)
+    assert command(*arguments).returncode == 0
+    after = {record["id"]: record for record in read_records(tmp_path)}
+    assert len(after) == 30
+    assert all(after[key] == record for key, record in records.items())
+
+
+class Broken(FlowMatching):
+    """A method that fails."""
+
+    name = "broken"
+
+    def regression(self, source, target, n, rng):  # type: ignore[no-untyped-def]
+        raise RuntimeError("no field today")
+
+
+class Exploding(FlowMatching):
+    """A method whose target is not finite from the fourth batch on."""
+
+    name = "exploding"
+
+    def regression(self, source, target, n, rng):  # type: ignore[no-untyped-def]
+        batch = super().regression(source, target, n, rng)
+        bad = source.rest.shape[0] <= source.BLOCK - 4 * n
+        return batch._replace(target=batch.target * (float("nan") if bad else 1.0))
+
+
+class PlaneOnly(FlowMatching):
+    """A method that takes two dimensions only."""
+
+    name = "plane_only"
+
+    def skip(self, dim: int, noise_source: bool) -> str | None:
+        return None if dim == 2 else f"plane_only takes D = 2, not {dim}"
+
+
+def test_failures_become_rows_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in (Broken, Exploding, PlaneOnly):
+        monkeypatch.setitem(METHODS, method.name, method)
+    arguments = ["--methods", "broken,exploding,plane_only,fm", "--seeds", "0", *TINY]
+    arguments += ["--steps", "20", "--tasks", "gaussian_to_digits", "--out", str(tmp_path)]
+    assert bench.run.main(arguments) == 1
+    rows = pd.read_csv(tmp_path / "results.csv").set_index("method")
+    assert rows["status"].to_dict() == {
+        "broken": "failed",
+        "exploding": "diverged",
+        "plane_only": "skipped",
+        "fm": "done",
+    }
+    assert rows.loc["broken", "reason"] == "RuntimeError: no field today"
+    assert rows.loc["exploding", "reason"] == "loss not finite at step 3"
+    assert rows.loc["plane_only", "reason"] == "plane_only takes D = 2, not 64"
+    assert (cell_folder(tmp_path, rows.loc["broken", "id"]) / "traceback.txt").exists()
+    errors = capsys.readouterr().err
+    assert "failed: broken gaussian_to_digits seed 0: RuntimeError: no field today" in errors
+
+
+class Poisoned(StandardNormal):
+    """A distribution with a NaN."""
+
+    def sample(self, n: int, rng: torch.Generator) -> torch.Tensor:
+        samples = super().sample(n, rng)
+        samples[n // 2, 0] = float("nan")
+        return samples
+
+
+class PoisonedTask(Task):
+    """A task whose target holds NaN."""
+
+    name = "poisoned"
+    title = "Poisoned"
+    dim = 2
+    noise_source = True
+
+    def source(self) -> Distribution:
+        return StandardNormal((2,))
+
+    def target(self) -> Distribution:
+        return Poisoned((2,))
+
+
+def test_nan_in_the_data_is_found_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert TASKS is TABLE
+    monkeypatch.setitem(TASKS, "poisoned", PoisonedTask)
+    rows = bench.run(
+        methods=["fm"], tasks=["poisoned"], seeds=[0], out=tmp_path, steps=3, **{"eval.n": 8}
+    )
+    assert rows["status"].tolist() == ["failed"]
+    assert "poisoned target holds NaN or infinity in" in rows["reason"][0]
+    assert pd.isna(rows["train_seconds"][0])
+
+
+def test_run_from_python_gives_the_rows_of_results_csv(tmp_path: Path) -> None:
+    from bench import run
+
+    rows = run(
+        methods=["efm"],
+        tasks=["gaussian_to_swiss_roll"],
+        seeds=[0],
+        out=tmp_path,
+        L=[6, 30],
+        steps=3,
+        batch=16,
+        **{"eval.n": 32, "efm.points": "log"},
+    )
+    assert rows["L"].tolist() == [6, 30]
+    assert rows["points"].tolist() == ["log", "log"]
+    assert rows["sigma"].isna().all()
+    stored = pd.read_csv(tmp_path / "results.csv")
+    np.testing.assert_allclose(rows["w2"], stored["w2"])
+    with pytest.raises(ValueError, match="methods: unknown name 'x'"):
+        run(methods=["x"], out=tmp_path)
+
+
+def test_scheme_without_sigma_runs_once_over_sigma(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--methods", "efm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0"]
+    arguments += ["--sigma", "0.1,1", "--set", "efm.points=uniform,log", "--dry-run"]
+    assert bench.run.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("points=log" in line for line in lines) == 1
+    assert sum("points=uniform" in line for line in lines) == 2
+
+
+def test_configuration_file_is_strict_and_the_command_goes_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text(
+        'methods = ["efm", "fm"]\ntasks = ["gaussian_to_swiss_roll"]\nseeds = "0-1"\nL = [6, 30]\n'
+        "[train]\nlr = 1e-3\n"
+    )
+    assert bench.run.main(["--config", str(config), "--methods", "efm", "--dry-run"]) == 0
+    assert "4 cells, 4 to do, in results/runs/mine" in capsys.readouterr().out
+    config.write_text("[train]\nlearning_rate = 1e-3\n")
+    assert bench.run.main(["--config", str(config)]) == 2
+    assert "train.learning_rate: unknown setting" in capsys.readouterr().err
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run.main(["--list"]) == 0
+    text = capsys.readouterr().out
+    for name in [*METHODS, *TASKS, "w2", "train", "default"]:
+        assert f" {name} " in text
+
+
+def test_global_random_state_is_untouched(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    bench.run(tasks=["gaussian_to_swiss_roll"], seeds=[0], out=tmp_path, steps=3, **{"eval.n": 32})
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
