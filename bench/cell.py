@@ -117,6 +117,7 @@ def _measure(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "train_seconds": trained.seconds,
         "data_hash": hash_of(*held_out),
+        "evaluated": len(held_out[0]),
         "normalisation": target.normalisation._asdict(),
     }
     if trained.diverged_at is not None:

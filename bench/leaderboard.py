@@ -4,7 +4,7 @@ import pandas as pd
 from scipy import stats
 
 from bench.metrics import METRICS
-from bench.records import METRIC_COLUMNS, TRAILING
+from bench.records import LAST, METRIC_COLUMNS, TRAILING
 
 CONFIDENCE = 0.95
 COSTS = ["nfe", "train_seconds", "sample_seconds", "peak_memory_mb", "parameters"]
@@ -14,7 +14,7 @@ GROUP = ["task", "method", "setting"]
 
 def setting_columns(results: pd.DataFrame) -> list[str]:
     """The columns of ``results`` that are settings: what may differ between cells of a method."""
-    fixed = {"task", "method", "seed", "id", *METRIC_COLUMNS, *TRAILING} - set(BUDGET)
+    fixed = {"task", "method", "seed", *METRIC_COLUMNS, *TRAILING, *LAST} - set(BUDGET)
     return [str(column) for column in results if column not in fixed]
 
 

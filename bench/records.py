@@ -36,6 +36,7 @@ TRAILING = [
     "device",
     "commit",
 ]
+LAST = ["evaluated", "landed", "id"]
 METRIC_COLUMNS = [column for name in METRICS for column in (name, f"{name}_floor")]
 
 
@@ -110,18 +111,17 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
         **settings,
         **evaluation,
         **record["metrics"],
-        **{key: record.get(key) for key in TRAILING if key not in settings},
-        "id": record["id"],
+        **{key: record.get(key) for key in [*TRAILING, *LAST] if key not in settings},
     }
 
 
 def results(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """All records as a table: ``LEADING``, other settings, metrics, ``TRAILING``, id."""
+    """All records as a table: ``LEADING``, other settings, metrics, ``TRAILING``, ``LAST``."""
     rows = [row(record) for record in records]
     used = list(dict.fromkeys(key for row in rows for key in row))
-    fixed = [*LEADING, *METRIC_COLUMNS, *TRAILING, "id"]
+    fixed = [*LEADING, *METRIC_COLUMNS, *TRAILING, *LAST]
     settings = [key for key in used if key not in fixed]
-    columns = [*LEADING, *settings, *METRIC_COLUMNS, *TRAILING, "id"]
+    columns = [*LEADING, *settings, *METRIC_COLUMNS, *TRAILING, *LAST]
     frame = pd.DataFrame(rows, columns=columns)
     order = [key for key in ("task", "method", "L", "sigma", "seed") if key in frame]
     return frame.sort_values(order, kind="stable", na_position="first", ignore_index=True)

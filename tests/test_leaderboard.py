@@ -339,7 +339,7 @@ def test_columns_are_in_the_order_of_the_contract() -> None:
     columns = list(results([record(L=6.0, sigma=0.1, points="mix", metrics=w2(0.1))]))
     assert columns[:5] == ["task", "method", "seed", "L", "sigma"]
     last = "status reason nfe train_seconds sample_seconds peak_memory_mb parameters steps batch"
-    end = [*last.split(), "device", "commit", "id"]
+    end = [*last.split(), "device", "commit", "evaluated", "landed", "id"]
     assert columns[-len(end) :] == end
     metrics = [column for name in METRICS for column in (name, f"{name}_floor")]
     between = columns[5 : -len(end)]
