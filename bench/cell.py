@@ -33,7 +33,7 @@ Notify = Callable[[str, int, int, float | None], None]
 STATISTICS_SAMPLES = 4096
 """Training samples from which a model takes the scale of the data."""
 
-TRACEBACK = "traceback.txt"
+TRACEBACK, SAMPLES, MODEL = "traceback.txt", "samples.npz", "model.safetensors"
 
 
 def run_cell(
@@ -55,20 +55,29 @@ def run_cell(
     torch.set_num_threads(threads)
     folder = cell_folder(out, cell.id)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (TRACEBACK, SAMPLES, MODEL):  # of an earlier attempt
+        (folder / name).unlink(missing_ok=True)
     begin = time.time()
-    method, task = cell.build_method(), cell.build_task()
-    reason = method.skip(task.dim, task.noise_source)
     tell = notify or (lambda stage, step, steps, loss: None)
     try:
+        method, task = cell.build_method(), cell.build_task()
+        reason = method.skip(task.dim, task.noise_source)
         if reason is not None:
-            outcome = _outcome("skipped", reason)
+            outcome = outcome_of("skipped", reason)
         else:
             outcome = _measure(cell, method, task, folder, torch.device(device), tell)
     except Exception as error:
         write_atomically(folder / TRACEBACK, traceback.format_exc().encode())
-        outcome = _outcome("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        outcome = outcome_of("failed", f"{type(error).__name__}: {error}".splitlines()[0])
     finally:
         torch.set_num_threads(threads_before)
+    return write_record(cell, out, outcome, device, threads, begin)
+
+
+def write_record(
+    cell: Cell, out: Path, outcome: dict[str, Any], device: str, threads: int, begin: float
+) -> dict[str, Any]:
+    """Writes the record of a cell that began at the time ``begin``, and returns it."""
     record = {
         "format": FORMAT,
         "id": cell.id,
@@ -82,11 +91,14 @@ def run_cell(
         "seconds": time.time() - begin,
         **environment(),
     }
+    folder = cell_folder(out, cell.id)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RECORD, record)
     return record
 
 
-def _outcome(status: str, reason: str | None, **values: Any) -> dict[str, Any]:
+def outcome_of(status: str, reason: str | None, **values: Any) -> dict[str, Any]:
+    """The part of a record that says how the cell ended."""
     return {"status": status, "reason": reason, "metrics": {}, **values}
 
 
@@ -120,9 +132,10 @@ def _measure(
         "evaluated": len(held_out[0]),
         "normalisation": target.normalisation._asdict(),
     }
+    counts["peak_memory_mb"] = _peak_memory_mb(device)
     if trained.diverged_at is not None:
         reason = f"loss not finite at step {trained.diverged_at}"
-        return _outcome("diverged", reason, **counts)
+        return outcome_of("diverged", reason, **counts)
 
     tell("sample", 0, 1, None)
     start = method.start(held_out[0].to(device))
@@ -132,10 +145,11 @@ def _measure(
         samples, path = transport.end.cpu(), transport.path.cpu()  # type: ignore[union-attr]
     counts |= {"nfe": transport.nfe, "sample_seconds": time.perf_counter() - begin}
     counts["landed"] = float(transport.landed.double().mean())
+    counts["peak_memory_mb"] = _peak_memory_mb(device)
     lost = int((~samples.isfinite()).any(1).sum())
     if lost:
         reason = f"{lost} of {len(samples)} samples are not finite"
-        return _outcome("diverged", reason, **counts)
+        return outcome_of("diverged", reason, **counts)
 
     tell("evaluate", 0, 1, None)
     native = not method.noise_only
@@ -147,8 +161,7 @@ def _measure(
         "losses": trained.losses,
     }
     _store(folder, trained.model, shown)
-    counts["peak_memory_mb"] = _peak_memory_mb(device)
-    return {**_outcome("done", None, **counts), "metrics": metrics}
+    return {**outcome_of("done", None, **counts), "metrics": metrics}
 
 
 def evaluation_sets(
@@ -205,11 +218,11 @@ def hash_of(*samples: Tensor) -> str:
 def _store(folder: Path, model: nn.Module, arrays: dict[str, Tensor]) -> None:
     """Weights, and the samples in the original units of their data set."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(folder / "model.safetensors", safetensors.torch.save(weights))
+    write_atomically(folder / MODEL, safetensors.torch.save(weights))
     content = io.BytesIO()
     numpy_arrays: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
     np.savez_compressed(content, **numpy_arrays)
-    write_atomically(folder / "samples.npz", content.getvalue())
+    write_atomically(folder / SAMPLES, content.getvalue())
 
 
 def device_name(device: str) -> str:
@@ -254,7 +267,7 @@ def _reset_peak_memory(device: torch.device) -> None:
 
 
 def _peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of the cell: on the GPU, or of its whole process on the CPU."""
+    """Peak of training and sampling so far: on the GPU, or of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:

@@ -1,16 +1,19 @@
 """Where cells run: in this process, or in worker processes through joblib."""
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import joblib
 import torch
+from joblib.externals.loky import ProcessPoolExecutor
 
-from bench.cell import run_cell
+from bench.cell import outcome_of, run_cell, write_record
 from bench.records import cell_folder
 from bench.spec import Cell, SpecError
 
@@ -38,8 +41,37 @@ def execute(
         for cell in cells:
             yield run_reporting(cell, out, device, threads)
         return
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    yield from parallel(joblib.delayed(run_reporting)(cell, out, device, threads) for cell in cells)
+    pending = {cell.id: cell for cell in cells}
+    while pending:
+        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+        tasks = (
+            joblib.delayed(run_reporting)(cell, out, device, threads)
+            for cell in list(pending.values())
+        )
+        begin = time.time()
+        try:
+            for record in parallel(tasks):
+                del pending[record["id"]]
+                yield record
+        except BrokenProcessPool:
+            # joblib gives up when a worker is killed. The cells that were at work are suspects:
+            # each gets a process of its own, and the others start again.
+            for cell, _ in running(list(pending.values()), out, since=begin):
+                del pending[cell.id]
+                yield run_alone(cell, out, device, threads)
+
+
+def run_alone(cell: Cell, out: Path, device: str, threads: int) -> dict[str, Any]:
+    """:func:`run_reporting` in a process of its own; if that is killed, a record that says so."""
+    begin = time.time()
+    with ProcessPoolExecutor(1) as pool:
+        try:
+            record: dict[str, Any] = pool.submit(run_reporting, cell, out, device, threads).result()
+            return record
+        except BrokenProcessPool:
+            (cell_folder(out, cell.id) / PROGRESS).unlink(missing_ok=True)
+            outcome = outcome_of("killed", "the worker process was killed, twice")
+            return write_record(cell, out, outcome, device, threads, begin)
 
 
 def run_reporting(cell: Cell, out: Path, device: str, threads: int) -> dict[str, Any]:
@@ -56,7 +88,8 @@ def run_reporting(cell: Cell, out: Path, device: str, threads: int) -> dict[str,
             return
         last = time.time()
         state = {"stage": stage, "step": step, "steps": steps, "loss": loss, "began": begin}
-        _replace(path, json.dumps(state))
+        with contextlib.suppress(OSError):  # a cell must not fail for want of a progress line
+            path.write_text(json.dumps(state))
 
     notify("start", 0, cell.train.steps, None)
     try:
@@ -65,21 +98,16 @@ def run_reporting(cell: Cell, out: Path, device: str, threads: int) -> dict[str,
         path.unlink(missing_ok=True)
 
 
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def running(cells: list[Cell], out: Path) -> list[tuple[Cell, dict[str, Any]]]:
-    """The cells at work and what they last said."""
+def running(cells: list[Cell], out: Path, since: float) -> list[tuple[Cell, dict[str, Any]]]:
+    """The cells at work and what they last said; those that began before ``since`` are dead."""
     states = []
     for cell in cells:
         try:
-            text = (cell_folder(out, cell.id) / PROGRESS).read_text()
-        except OSError:
+            state = json.loads((cell_folder(out, cell.id) / PROGRESS).read_text())
+        except (OSError, ValueError):  # none yet, or half a file
             continue
-        states.append((cell, json.loads(text)))
+        if state["began"] >= since:
+            states.append((cell, state))
     return states
 
 

@@ -7,7 +7,7 @@ from bench.metrics import METRICS
 from bench.records import LAST, METRIC_COLUMNS, TRAILING
 
 CONFIDENCE = 0.95
-COSTS = ["nfe", "train_seconds", "sample_seconds", "peak_memory_mb", "parameters"]
+COSTS = ["landed", "nfe", "train_seconds", "sample_seconds", "peak_memory_mb", "parameters"]
 BUDGET = ["steps", "batch"]
 GROUP = ["task", "method", "setting"]
 
@@ -115,6 +115,7 @@ def table(board: pd.DataFrame) -> str:
                 format_value(mean, std)
                 for mean, std in zip(rows[f"{name}_mean"], rows[f"{name}_std"], strict=True)
             ]
+        lines["landed"] = [format_share(share) for share in rows["landed"]]
         lines["nfe"] = [f"{nfe:.0f}" if pd.notna(nfe) else "" for nfe in rows["nfe"]]
         lines["train s"] = [f"{s:.1f}" if pd.notna(s) else "" for s in rows["train_seconds"]]
         floor = {name: rows[f"{name}_floor"].mean() for name in shown}
@@ -134,3 +135,8 @@ def format_value(mean: float, std: float | None) -> str:
     if pd.isna(mean):
         return ""
     return f"{mean:.3f}" if std is None or pd.isna(std) else f"{mean:.3f} ±{std:.3f}"
+
+
+def format_share(share: float) -> str:
+    """``99.7%``; empty for a value that does not apply."""
+    return f"{share:.1%}" if pd.notna(share) else ""

@@ -36,8 +36,9 @@ def draw_plots(
     """All plots of a run into ``out/plots``; returns the PNG files and tells each."""
     folder = out / "plots"
     folder.mkdir(exist_ok=True)
-    for old in [*folder.glob("*.png"), *folder.glob("*.pdf")]:
-        old.unlink()
+    for kind in ("samples", "bars", "ablation"):  # ours alone, of an earlier run
+        for old in [*folder.glob(f"{kind}_*.png"), *folder.glob(f"{kind}_*.pdf")]:
+            old.unlink()
     done = with_setting(results[results["status"] == "done"])
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
     paths = []
@@ -146,7 +147,7 @@ def bar_figure(done: pd.DataFrame, metric: str) -> Figure | None:
     figure, all_axes = plt.subplots(
         1,
         len(tasks),
-        figsize=(2.2 + 0.55 * settings.sum() + 0.8 * len(tasks), 3.6),
+        figsize=(min(100, 2.2 + 0.55 * settings.sum() + 0.8 * len(tasks)), 3.6),
         width_ratios=[settings[task] + 1 for task in tasks],
         squeeze=False,
         layout="constrained",

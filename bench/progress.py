@@ -72,7 +72,7 @@ class Progress:
                     print(line, file=self.stream, flush=True)
 
     def _line(self) -> str:
-        cells = running(list(self.pending.values()), self.out)
+        cells = running(list(self.pending.values()), self.out, self.begin)
         count = self.total - len(self.pending)
         left = ""
         if count:

@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from bench.metrics import METRICS
-from bench.spec import Cell
 
 FORMAT = 1
 FINISHED = ("done", "skipped", "diverged")
@@ -78,6 +77,9 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a record of format {FORMAT}")
     if record.get("id") != path.parent.name:
         raise ValueError(f"{path}: belongs to cell {record.get('id')}")
+    missing = {"cell", "status", "metrics"} - set(record)
+    if missing:
+        raise ValueError(f"{path}: lacks {', '.join(sorted(missing))}")
     return record
 
 
@@ -87,14 +89,9 @@ def read_records(out: Path) -> Iterator[dict[str, Any]]:
         yield read_record(path)
 
 
-def finished(out: Path, cells: Iterable[Cell]) -> set[str]:
-    """The ids of those cells that need not run again."""
-    ids = set()
-    for cell in cells:
-        path = cell_folder(out, cell.id) / RECORD
-        if path.exists() and read_record(path)["status"] in FINISHED:
-            ids.add(cell.id)
-    return ids
+def finished(records: Iterable[dict[str, Any]]) -> set[str]:
+    """The ids of the cells that need not run again."""
+    return {record["id"] for record in records if record["status"] in FINISHED}
 
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +103,7 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
         "task": cell["task"],
         "method": cell["method"],
         "seed": cell["seed"],
+        "task_version": cell["task_version"],
         **cell["hyperparameters"],
         **cell["task_parameters"],
         **settings,

@@ -12,7 +12,7 @@ import jinja2
 import pandas as pd
 
 from bench.ablation import ablation, axes
-from bench.leaderboard import format_value, leaderboard, table
+from bench.leaderboard import format_share, format_value, leaderboard, table
 from bench.metrics import METRICS
 from bench.plots import draw_plots
 from bench.records import read_records, results, write_atomically
@@ -61,10 +61,13 @@ def _page(rows: pd.DataFrame, out: Path, plots: list[Path]) -> str:
         lines = [
             {
                 "row": row,
+                "landed": format_share(row["landed"]),
                 "values": [
                     (
                         format_value(row[f"{metric}_mean"], row[f"{metric}_std"]),
-                        bool(pd.notna(row[f"{metric}_rank"]) and row[f"{metric}_rank"] == 1),
+                        # A cheap or straight map is not a better one.
+                        METRICS[metric].kind == "distance"
+                        and bool(pd.notna(row[f"{metric}_rank"]) and row[f"{metric}_rank"] == 1),
                     )
                     for metric in shown
                 ],
@@ -115,7 +118,9 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2
-    print(table(leaderboard(pd.read_csv(out / "results.csv"))))
+    rows = pd.read_csv(out / "results.csv")
+    if len(rows):
+        print(table(leaderboard(rows)))
     for path in paths:
         print(path)
     return 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pandas as pd
+from pydantic import ValidationError
 
 from bench.cell import environment
 from bench.execute import cpu_count, execute, resolve_device
@@ -29,6 +30,7 @@ from bench.report import write_report, write_tables
 from bench.spec import (
     DEFAULT_SUITE,
     SECTIONS,
+    SHORTHANDS,
     SUITES,
     Cell,
     Spec,
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         spec, out = _spec(arguments), _out(arguments)
         cells, device = spec.cells(), resolve_device(arguments.device)
         if arguments.dry_run:
-            _dry_run(cells, out)
+            _dry_run(cells, out, arguments.force)
             return OK
         _check_writable(out)
         todo = _pending(cells, out, arguments.force)
@@ -99,9 +101,8 @@ def run(
     Raises:
         SpecError: an unknown name or a value out of range, before anything is trained.
     """
-    shorthands = {"steps": "train.steps", "batch": "train.batch"}
     settings = {
-        shorthands.get(name, name): list(value) if isinstance(value, list | tuple) else [value]
+        SHORTHANDS.get(name, name): list(value) if isinstance(value, list | tuple) else [value]
         for name, value in axes.items()
     }
     given = {"methods": methods, "tasks": tasks, "seeds": seeds}
@@ -132,7 +133,7 @@ def _run_and_report(cells: list[Cell], todo: list[Cell], out: Path, jobs: int, d
         sys.stdout.flush()
         paths = write_report(out, tell=lambda line: print(line, file=sys.stderr, flush=True))
     except KeyboardInterrupt:
-        kept = len(finished(out, cells))
+        kept = len(finished(read_records(out)) & {cell.id for cell in cells})
         write_tables(out)
         print(
             f"\nbench.run: interrupted; {kept} of {len(cells)} cells are recorded in {out};"
@@ -155,10 +156,10 @@ def _run_and_report(cells: list[Cell], todo: list[Cell], out: Path, jobs: int, d
 
 def _pending(cells: list[Cell], out: Path, force: bool) -> list[Cell]:
     try:
-        known = set() if force else finished(out, cells)
+        known = set(finished(read_records(out)))  # a record that is none would spoil the tables
     except ValueError as error:
         raise SpecError(f"out: {error}") from None
-    return [cell for cell in cells if cell.id not in known]
+    return [cell for cell in cells if force or cell.id not in known]
 
 
 def _spec(arguments: argparse.Namespace) -> Spec:
@@ -174,22 +175,27 @@ def _spec(arguments: argparse.Namespace) -> Spec:
     if arguments.seeds is not None:
         given["seeds"] = parse_seeds(arguments.seeds)
         check_seeds(given["seeds"])
-    named = {"L": "L", "sigma": "sigma", "steps": "train.steps", "batch": "train.batch"}
-    for option, setting in named.items():
+    for option in ("L", "sigma", "steps", "batch"):
         text = getattr(arguments, option)
         if text is not None:
-            given["settings"][setting] = parse_values(text)
+            given["settings"][SHORTHANDS.get(option, option)] = parse_values(text)
     for assignment in arguments.set:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise SpecError(f"set: expected name=value or name=value,value, got {assignment!r}")
-        given["settings"][name.strip()] = parse_values(text)
+        name = name.strip()
+        given["settings"][SHORTHANDS.get(name, name)] = parse_values(text)
     return _merge(config, given)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> Spec:
     settings = {**base.get("settings", {}), **over.get("settings", {})}
-    return Spec(**{**base, **over, "settings": settings})
+    try:
+        return Spec(**{**base, **over, "settings": settings})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"{name}: {first['msg']}, got {first['input']!r}") from None
 
 
 def _names(argument: str, text: str, known: dict[str, Any]) -> list[str]:
@@ -201,6 +207,8 @@ def _names(argument: str, text: str, known: dict[str, Any]) -> list[str]:
 
 
 def _out(arguments: argparse.Namespace) -> Path:
+    if arguments.out == "":
+        raise SpecError("out: empty, give a folder")
     name: str = arguments.config.stem if arguments.config else arguments.suite
     return Path(arguments.out) if arguments.out is not None else RUNS / name
 
@@ -246,8 +254,8 @@ def _list() -> None:
         print(f"  {name:8} {', '.join(public_fields(section))}")
 
 
-def _dry_run(cells: list[Cell], out: Path) -> None:
-    todo = {cell.id for cell in _pending(cells, out, force=False)}
+def _dry_run(cells: list[Cell], out: Path, force: bool) -> None:
+    todo = {cell.id for cell in _pending(cells, out, force)}
     for cell in cells:
         settings = " ".join(f"{key}={value}" for key, value in cell.hyperparameters.items())
         state = "to do   " if cell.id in todo else "finished"

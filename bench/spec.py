@@ -8,6 +8,7 @@ setting has a list of values; more than one makes an axis of the grid.
 import hashlib
 import itertools
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -39,9 +40,12 @@ class EvalSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n: int = Field(2000, ge=4)
+    n: int = Field(2000, ge=4, le=100_000)
     draws: Draws = "low_variance"
 
+
+SHORTHANDS = {"steps": "train.steps", "batch": "train.batch"}
+"""Settings that may be named without their section."""
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "train": TrainSettings,
@@ -200,6 +204,9 @@ def check_settings(settings: Mapping[str, list[Any]]) -> None:
         section, _, key = name.rpartition(".")
         if not values:
             raise SpecError(f"{name}: no value given")
+        for value in values:
+            if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+                raise SpecError(f"{name}: expected a finite number or a word, got {value}")
         if section and section not in owners:
             raise SpecError(f"{name}: unknown section {section!r}, choose from {', '.join(owners)}")
         known = (
@@ -216,7 +223,8 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        numbers = [first, last] if dash else [first]
+        if not all(number.isdecimal() and len(number) < 10 for number in numbers):
             raise SpecError(
                 f"seeds: expected numbers such as 0,1,2 or a range such as 0-4, got {text!r}"
             )
@@ -232,14 +240,13 @@ MAX_SEEDS = 100_000
 
 
 def parse_values(text: str) -> list[Any]:
-    """Comma-separated values: numbers, booleans, ``none`` or words."""
+    """Comma-separated values: numbers, ``none`` or words."""
     return [_parse_value(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def _parse_value(text: str) -> Any:
-    words: dict[str, bool | None] = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    if text.lower() == "none":
+        return None
     for kind in (int, float):
         try:
             return kind(text)
@@ -268,7 +275,7 @@ def read_config(path: Path) -> dict[str, Any]:
             for name, setting in value.items():
                 config["settings"][f"{key}.{name}"] = _as_list(setting)
         else:
-            config["settings"][key] = _as_list(value)
+            config["settings"][SHORTHANDS.get(key, key)] = _as_list(value)
     return config
 
 

@@ -44,7 +44,7 @@ class Transport(NamedTuple):
 
     end: Tensor  # (B, D)
     nfe: int  # calls of the network
-    landed: Tensor  # (B,) bool: the line reached its end
+    landed: Tensor  # (B,) bool: a line of the learned field reached its end
     path: Tensor | None = None  # (T+1, B, D) with path[0] the start and path[-1] the end
 
 

@@ -71,6 +71,7 @@ class ElectrostaticFieldMatching(Method):
     charges: int = Field(256, ge=1)
     offset: float = Field(0.05, ge=0)
     min_slope: float = Field(1e-2, gt=0, lt=1)
+    endpoints: Literal["included"] = "included"
 
     @classmethod
     def defaults(cls, dim: int) -> dict[str, Any]:
@@ -108,9 +109,12 @@ class ElectrostaticFieldMatching(Method):
     def transport(
         self, model: nn.Module, start: Tensor, solver: Solver, path: bool = False
     ) -> Transport:
+        held = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+
         def velocity(z: Tensor, x: Tensor) -> Tensor:
             field: Tensor = model(x, z.expand(len(x)))
             slope = self.min_slope * torch.linalg.vector_norm(field, dim=1)
+            held.logical_or_(field[:, -1] < slope)
             return field[:, :-1] / torch.maximum(field[:, -1], slope)[:, None]
 
         solution = solver.integrate(
@@ -123,7 +127,8 @@ class ElectrostaticFieldMatching(Method):
             grid="uniform" if solver.solver == "euler" else "cosine",
             path=path,
         )
-        landed = solution.x.isfinite().all(1)
+        # Where the network's f_z was lifted to the floor, the line is not one of its field.
+        landed = solution.x.isfinite().all(1) & ~held
         return Transport(solution.x, solution.nfe, landed, solution.path)
 
     def _points(self, p: Tensor, q: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

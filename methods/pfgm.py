@@ -38,7 +38,8 @@ class PoissonFlow(Method):
     points, weights proportional to |x~ - y~|^{-(D+1)}. Sampling starts on z = ``z_max`` and
     solves dx/dt' = z E_x / E_z in t' = log z down to z = ``z_min``.
 
-    M is such that s (1 + tau)^M = 3 z_max: the training points reach beyond the prior's plate.
+    M is such that s (1 + tau)^M = 3 z_max: the training points reach beyond the prior's plate. With
+    that the growth is log-uniform in [1, 3 z_max / s] whatever tau is (.03 in the paper).
     The prior is heavy-tailed all the same, P(R > c z_max) = 1 / sqrt(1 + c^2) at D = 2; the
     model (:class:`PoissonModel`) is exact far away. With its mean charge y the right-hand side
     z E_x / E_z is x - y.
@@ -52,7 +53,6 @@ class PoissonFlow(Method):
     z_max: float = Field(40.0, gt=0)
     z_min: float = Field(1e-3, gt=0)
     sigma: float = Field(0.01, gt=0)
-    tau: float = Field(0.03, gt=0)
     gamma: float = Field(5.0, ge=0)
     charges: int = Field(512, ge=1)
 
@@ -65,27 +65,30 @@ class PoissonFlow(Method):
     def _goes_down(self) -> Self:
         if self.z_min >= self.z_max:
             raise ValueError(f"z_min must be below z_max = {self.z_max:g}, got {self.z_min:g}")
+        if self.sigma >= 3 * self.z_max:
+            raise ValueError(f"sigma must be below 3 z_max, got {self.sigma:g}")
         return self
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         return PoissonModel(network, target, self.gamma)
 
     def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
-        charges = target(max(self.charges, n))
-        x, z = self._perturb(charges[:n], rng)
+        charges = target(self.charges)
+        own = torch.arange(n, device=charges.device) % self.charges
+        x, z = self._perturb(charges[own], rng)
         field = mean_displacement(x, z, charges)
         norm = torch.linalg.vector_norm(field, dim=1, keepdim=True)
         return Regression(x, z, math.sqrt(x.shape[1]) * field / (norm + self.gamma))
 
     def _perturb(self, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Training points (x, z) around the charges ``y`` (B, D)."""
-        max_exponent = math.log(3 * self.z_max / self.sigma) / math.log1p(self.tau)
-        m = max_exponent * uniform((len(y),), y, rng)
+        m = uniform((len(y),), y, rng)  # in units of M
         noise = self.sigma * normal((len(y), y.shape[1] + 1), y, rng)
-        growth = (1 + self.tau) ** m
+        reach = 3 * self.z_max / self.sigma  # (1 + tau)^M
+        growth = reach**m
         # Starting this near, a large step would almost only go along the plate (Appendix B.1.1).
         too_near = noise[:, -1].abs() < self.sigma / 2
-        growth = torch.where(too_near, (1 + self.tau) ** (0.7 * m), growth)
+        growth = torch.where(too_near, reach ** (0.7 * m), growth)
         u = normal(y.shape, y, rng)
         u = u / torch.linalg.vector_norm(u, dim=1, keepdim=True)
         radius = torch.linalg.vector_norm(noise[:, :-1], dim=1) * growth

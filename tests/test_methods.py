@@ -144,7 +144,6 @@ def test_transport_contract(name: str, dim: int, solver: str, path: bool) -> Non
     assert result.end.dtype == x0.dtype
     assert result.landed.shape == (20,)
     assert result.landed.dtype == torch.bool
-    assert result.landed.all()
     assert result.end.isfinite().all()
     if not path:
         assert result.path is None
@@ -208,7 +207,6 @@ BAD = (math.nan, math.inf, -1.0, "wide")
         ("efm", "plate_distance", 3.0),
         ("pfgm", "z_max", 0.0),
         ("pfgm", "sigma", 0.0),
-        ("pfgm", "tau", 0.0),
         ("pfgm", "charges", 0),
     ],
 )
@@ -527,6 +525,16 @@ def test_efm_floor_under_the_slope(slope: float) -> None:
     torch.testing.assert_close(end, expected)
 
 
+def test_efm_lines_held_up_by_the_floor_are_not_landed() -> None:
+    def model(x: Tensor, z: Tensor) -> Tensor:
+        field = torch.ones(len(x), 3)
+        field[2, -1] = -1.0  # backward between the plates: no line of a capacitor
+        return field
+
+    result = EFM(L=6.0).transport(Counted(model), normal(4, 2), Solver(solver_steps=3))
+    assert result.landed.tolist() == [True, True, False, True]
+
+
 def test_efm_has_even_steps_for_euler_and_short_ones_at_the_plates_for_heun() -> None:
     def heights(solver: Solver) -> Tensor:
         seen: list[float] = []
@@ -585,7 +593,7 @@ def test_pfgm_perturbation_at_one_exponent(
     """s (1 + tau)^M = 3 z_max; what starts within s/2 of the plate grows by 0.7 m only."""
     z_max, s = 40.0, 0.02
     monkeypatch.setattr(methods.pfgm, "uniform", lambda shape, like, rng: like.new_full(shape, m))
-    x, z = perturbed(dim, z_max=z_max, sigma=s, tau=0.05)
+    x, z = perturbed(dim, z_max=z_max, sigma=s)
     assert (z > 0).all()
     growth = (3 * z_max / s) ** m
     small = (3 * z_max / s) ** (0.7 * m)
@@ -613,7 +621,7 @@ def test_pfgm_perturbation(dim: int) -> None:
     assert same_law(radius**2 / (dim * z**2), stats.f(dim, 1).cdf)
     axis = x[:, 0] / radius
     assert same_law((1 + axis) / 2, stats.beta((dim - 1) / 2, (dim - 1) / 2).cdf)
-    # log z = log |eps_z| + m log(1 + tau), whatever tau, with m log(1 + tau) uniform
+    # log z = log |eps_z| + m log(1 + tau) with m log(1 + tau) uniform
     reach = math.log(3 * z_max / s)
     eps = np.abs(s * np.random.default_rng(1).standard_normal(200_000))
     exponent = np.random.default_rng(2).random(200_000) * np.where(eps < s / 2, 0.7, 1) * reach
@@ -627,7 +635,7 @@ def test_pfgm_target_is_the_normalised_field_of_the_batch(charges: int) -> None:
     method = PoissonFlow(charges=charges, gamma=gamma)
     x, z, f, weight = method.regression(gaussian(dim, 1), target, n, rng())
     (batch,) = target.batches
-    assert len(batch) == max(charges, n)
+    assert len(batch) == charges
     direction, _ = poisson_field(x, z, batch)
     # E has the direction of the field and the height z: so its length is z / direction_z.
     norm = z / direction[:, -1]

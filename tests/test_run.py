@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 import bench.run
-from bench.records import cell_folder, read_records
+from bench.execute import run_alone
+from bench.records import cell_folder, finished, read_records
+from bench.spec import Spec
 from datasets import TASKS, Distribution, Task
 from datasets.base import TASKS as TABLE
 from datasets.gaussians import StandardNormal
@@ -142,6 +145,10 @@ def test_digits_are_stored_in_their_original_units(tmp_path: Path) -> None:
         (["--L", "-6"], ["L", "greater than 0", "-6"]),
         (["--L", "six"], ["L", "number", "six"]),
         (["--L", "nan"], ["L", "finite"]),
+        (["--methods", "fm", "--L", "nan"], ["L", "finite"]),
+        (["--set", "pfgm.z_max=0.001"], ["pfgm", "z_min", "z_max"]),
+        (["--set", "eval.n=1000000"], ["eval.n", "100000"]),
+        (["--seeds", "9" * 5000], ["seeds", "0,1,2"]),
         (["--L", ""], ["L", "no value"]),
         (["--sigma", "-1"], ["sigma", "greater than or equal to 0", "-1"]),
         (["--seeds", ""], ["seeds", "empty"]),
@@ -187,6 +194,7 @@ def test_foreign_record_is_one_line_and_stays(tmp_path: Path) -> None:
     assert bench.run.main([*arguments, "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("cells/*/record.json")
     path.write_text('{"something": "else"}')
+    arguments[arguments.index("0")] = "1"  # also where the cell is none of this command's
     result = command(*arguments, out=tmp_path)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
@@ -226,6 +234,66 @@ def test_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path: Path, jobs
     after = {record["id"]: record for record in read_records(tmp_path)}
     assert len(after) == 30
     assert all(after[key] == record for key, record in records.items())
+
+
+def loky_workers(pid: int) -> list[int]:
+    """The worker processes of a run."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_a_killed_worker_costs_no_cell(tmp_path: Path) -> None:
+    arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0-19"]
+    arguments += ["--steps", "300", "--set", "eval.n=32", "--jobs", "2", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.run", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("cells/*/record.json"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(loky_workers(process.pid)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    rows = pd.read_csv(tmp_path / "results.csv")
+    assert (rows["status"] == "done").all()
+    assert sorted(rows["seed"]) == list(range(20))
+
+
+def test_a_cell_that_kills_its_process_twice_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying:
+        def __init__(self, workers: int) -> None: ...
+
+        def __enter__(self) -> "Dying":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def submit(self, *call: object) -> "Dying":
+            return self
+
+        def result(self) -> None:
+            raise BrokenProcessPool
+
+    monkeypatch.setattr("bench.execute.ProcessPoolExecutor", Dying)
+    arguments = {"methods": ["fm"], "tasks": ["gaussian_to_swiss_roll"], "seeds": [0]}
+    (cell,) = Spec(**arguments, settings={}).cells()
+    assert run_alone(cell, tmp_path, "cpu", 1)["status"] == "killed"
+    (record,) = read_records(tmp_path)
+    assert record["reason"] == "the worker process was killed, twice"
+    assert finished([record]) == set()  # the next run tries again
 
 
 class Broken(FlowMatching):

@@ -17,7 +17,7 @@ class Evaluation:
     source: Tensor  # (n, D) start points, held out
     samples: Tensor  # (n, D) their end points
     target: Tensor  # (n, D) held-out target samples
-    second_target: Tensor  # (n, D) held-out target samples disjoint from those, for the floors
+    second_target: Tensor  # (n, D) target samples disjoint from those, for the floors
     path: Tensor  # (T+1, n, D)
     native: bool  # the lines start at ``source``, not at a prior of the method's own
 
