@@ -158,7 +158,8 @@ def bar_figure(done: pd.DataFrame, metric: str) -> Figure | None:
     all_axes[0, 0].set_ylabel(METRICS[metric].label)
     floor = METRICS[metric].floor
     figure.suptitle(
-        f"{METRICS[metric].label}: mean and 95% t interval; dots: seeds; dashed: {floor}",
+        f"{METRICS[metric].label}: mean and 95% t interval, cut at the frame; dots: seeds;"
+        f" dashed: {floor}",
         fontsize=9,
     )
     return figure
