@@ -213,6 +213,8 @@ def test_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path: Path, jobs
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # A shell's background job ignores SIGINT, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("cells/*/record.json"))) < 2:
