@@ -55,8 +55,11 @@ def execute(
                 yield record
         except BrokenProcessPool:
             # joblib gives up when a worker is killed. The cells that were at work are suspects:
-            # each gets a process of its own, and the others start again.
-            for cell, _ in running(list(pending.values()), out, since=begin):
+            # each gets a process of its own, and the others start again. If none was at work the
+            # workers die as they start, and every cell is one.
+            left = list(pending.values())
+            suspects = [cell for cell, _ in running(left, out, since=begin)]
+            for cell in suspects or left:
                 del pending[cell.id]
                 yield run_alone(cell, out, device, threads)
 

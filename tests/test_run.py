@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import bench.run
-from bench.execute import run_alone
+from bench.execute import execute, run_alone
 from bench.records import cell_folder, finished, read_records
 from bench.spec import Spec
 from datasets import TASKS, Distribution, Task
@@ -296,6 +296,21 @@ def test_a_cell_that_kills_its_process_twice_is_a_row(
     (record,) = read_records(tmp_path)
     assert record["reason"] == "the worker process was killed, twice"
     assert finished([record]) == set()  # the next run tries again
+
+
+def test_workers_that_die_as_they_start_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(tasks: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr("bench.execute.joblib.Parallel", lambda **options: dead)
+    monkeypatch.setattr("bench.execute.run_alone", lambda cell, *rest: {"id": cell.id})
+    cells = Spec(
+        methods=["fm"], tasks=["gaussian_to_swiss_roll"], seeds=[0, 1, 2], settings={}
+    ).cells()
+    records = list(execute(cells, tmp_path, jobs=2))
+    assert [record["id"] for record in records] == [cell.id for cell in cells]
 
 
 class Broken(FlowMatching):
