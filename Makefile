@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
-.PHONY: bench test quality lint clean
+.PHONY: bench test quality chaos throughput lint clean
 
 # The main job: every method on the default tasks, a leaderboard here and in results/runs/default.
 bench: $(STAMP)
@@ -22,6 +22,14 @@ lint: $(STAMP)
 # Only the tests that train at full budget: the bars that every method must reach.
 quality: $(STAMP)
 	$(BIN)/python -m pytest tests/test_quality.py -n $(JOBS)
+
+# A sweep of 60 cells whose workers and runner are killed, and whose disk fills up.
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos --cells 60 --kills 5
+
+# 200 small cells in one process, in two workers and through dask: ratios and overheads.
+throughput: $(STAMP)
+	$(BIN)/python -m tests.throughput --cells 200
 
 # A new environment only when pyproject.toml is newer than the last one.
 $(STAMP): pyproject.toml

@@ -1,8 +1,13 @@
 """Ablations: for every setting with more than one value, a table over that axis."""
 
+import hashlib
+import re
+
 import pandas as pd
 
 from bench.leaderboard import aggregate, varying, with_setting
+
+MAX_NAME = 80
 
 
 def axes(results: pd.DataFrame) -> list[str]:
@@ -18,5 +23,19 @@ def ablation(results: pd.DataFrame, axis: str) -> pd.DataFrame:
     """
     table = aggregate(with_setting(results, without=axis), ["task", "method", "setting", axis])
     return table.sort_values(
-        ["task", "method", "setting", axis], kind="stable", na_position="first", ignore_index=True
+        ["task", "method", "setting", axis],
+        kind="stable",
+        na_position="first",
+        ignore_index=True,
     )
+
+
+def file_name(kind: str, name: str) -> str:
+    """``<kind>_<name>``, a file name without suffix that stays in its folder.
+
+    What is not plain becomes ``_``, and a hash of the name keeps two such names apart.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)[:MAX_NAME]
+    if plain != name:
+        plain += "-" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{kind}_{plain}"

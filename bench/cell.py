@@ -1,26 +1,31 @@
-"""One cell: draw the data, train, transport fresh source samples, evaluate, record."""
+"""One cell: draw the data, train, transport fresh source samples, evaluate."""
 
 import contextlib
+import errno
 import hashlib
 import io
-import platform
 import resource
-import subprocess
 import time
 import traceback
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
+import threadpoolctl
 import torch
 from torch import Tensor, nn
 
+from bench.folder import (
+    MODEL,
+    SAMPLES,
+    TRACEBACK,
+    StorageError,
+    outcome_of,
+    write_atomically,
+)
 from bench.metrics import Evaluation, evaluate
-from bench.records import FORMAT, RECORD, cell_folder, write_atomically, write_json
 from bench.spec import Cell
 from bench.train import train
 from datasets import Distribution, Stream, Task
@@ -33,73 +38,49 @@ Notify = Callable[[str, int, int, float | None], None]
 STATISTICS_SAMPLES = 4096
 """Training samples from which a model takes the scale of the data."""
 
-TRACEBACK, SAMPLES, MODEL = "traceback.txt", "samples.npz", "model.safetensors"
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+MAX_REASON = 500
+"""Characters of an exception that stand in the tables; the traceback file has it all."""
 
 
 def run_cell(
-    cell: Cell, out: Path, device: str = "cpu", threads: int = 1, notify: Notify | None = None
+    cell: Cell, folder: Path, device: str = "cpu", threads: int = 1, notify: Notify | None = None
 ) -> dict[str, Any]:
-    """Runs a cell and writes its record; an exception of the cell becomes its status.
+    """Runs a cell; an exception of the cell becomes its status.
 
     Args:
         cell: what to run.
-        out: the output folder.
+        folder: where samples, checkpoint and traceback are put.
         device: a torch device.
         threads: CPU threads to use.
         notify: told where the cell stands.
 
     Returns:
-        The record.
+        The part of the record that is measured: status, reason, metrics, times.
+
+    Raises:
+        StorageError: the folder cannot be written; that says nothing about the cell.
     """
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    folder = cell_folder(out, cell.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (TRACEBACK, SAMPLES, MODEL):  # of an earlier attempt
-        (folder / name).unlink(missing_ok=True)
-    begin = time.time()
     tell = notify or (lambda stage, step, steps, loss: None)
     try:
-        method, task = cell.build_method(), cell.build_task()
-        reason = method.skip(task.dim, task.noise_source)
-        if reason is not None:
-            outcome = outcome_of("skipped", reason)
-        else:
-            outcome = _measure(cell, method, task, folder, torch.device(device), tell)
-    except Exception as error:
+        with threadpoolctl.threadpool_limits(threads):
+            method, task = cell.build_method(), cell.build_task()
+            reason = method.skip(task.dim, task.noise_source)
+            if reason is not None:
+                return outcome_of("skipped", reason)
+            return _measure(cell, method, task, folder, torch.device(device), tell)
+    except StorageError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise StorageError(f"cannot write {folder}: {error.strerror}") from None
         write_atomically(folder / TRACEBACK, traceback.format_exc().encode())
-        outcome = outcome_of("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        return outcome_of("failed", message[:MAX_REASON])
     finally:
         torch.set_num_threads(threads_before)
-    return write_record(cell, out, outcome, device, threads, begin)
-
-
-def write_record(
-    cell: Cell, out: Path, outcome: dict[str, Any], device: str, threads: int, begin: float
-) -> dict[str, Any]:
-    """Writes the record of a cell that began at the time ``begin``, and returns it."""
-    record = {
-        "format": FORMAT,
-        "id": cell.id,
-        "cell": cell.model_dump(mode="json"),
-        **outcome,
-        "steps": cell.train.steps,
-        "batch": cell.train.batch,
-        "device": device_name(device),
-        "threads": threads,
-        "started": begin,
-        "seconds": time.time() - begin,
-        **environment(),
-    }
-    folder = cell_folder(out, cell.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RECORD, record)
-    return record
-
-
-def outcome_of(status: str, reason: str | None, **values: Any) -> dict[str, Any]:
-    """The part of a record that says how the cell ended."""
-    return {"status": status, "reason": reason, "metrics": {}, **values}
 
 
 def _measure(
@@ -128,7 +109,7 @@ def _measure(
     counts: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "train_seconds": trained.seconds,
-        "data_hash": hash_of(*held_out),
+        "data_hash": hash_of(*held_out, *training_samples(cell, source, target)),
         "evaluated": len(held_out[0]),
         "normalisation": target.normalisation._asdict(),
     }
@@ -187,11 +168,16 @@ def build_model(
 ) -> nn.Module:
     """The method's model with weights that depend on the seed alone; torch's state is kept."""
     network = cell.network.factory(target.dim)
-    rng = generator(cell, "statistics")
-    samples = [law.sample(STATISTICS_SAMPLES, rng) for law in (source, target)]
+    samples = training_samples(cell, source, target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(cell, "weights"))
         return method.model(network, samples[0], samples[1])
+
+
+def training_samples(cell: Cell, source: Distribution, target: Distribution) -> list[Tensor]:
+    """Samples of the source and the target of the training data."""
+    rng = generator(cell, "statistics")
+    return [law.sample(STATISTICS_SAMPLES, rng) for law in (source, target)]
 
 
 def seed_of(cell: Cell, purpose: str) -> int:
@@ -208,7 +194,7 @@ def generator(
 
 
 def hash_of(*samples: Tensor) -> str:
-    """Hash of the evaluation data, to see that two cells were judged on the same."""
+    """Hash of data, to see that two cells were trained and judged on the same."""
     digest = hashlib.sha256()
     for tensor in samples:
         digest.update(tensor.contiguous().numpy().tobytes())
@@ -223,39 +209,6 @@ def _store(folder: Path, model: nn.Module, arrays: dict[str, Tensor]) -> None:
     numpy_arrays: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
     np.savez_compressed(content, **numpy_arrays)
     write_atomically(folder / SAMPLES, content.getvalue())
-
-
-def device_name(device: str) -> str:
-    """The device as it stands in the tables."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Commit, machine and package versions."""
-    packages = ("torch", "numpy", "scipy", "pot", "torchdiffeq", "scikit-learn")
-    return {
-        "commit": commit(),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "packages": {package: version(package) for package in packages},
-    }
-
-
-def commit() -> str | None:
-    """The commit of this code, with ``+`` if the tree has changes; None outside of a checkout."""
-    root = Path(__file__).parent.parent
-    try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return text.strip()
 
 
 def _reset_peak_memory(device: torch.device) -> None:

@@ -1,139 +1,308 @@
-"""Where cells run: in this process, or in worker processes through joblib."""
+"""Where cells run: in this process, in worker processes here, or on a dask cluster."""
 
 import contextlib
-import json
-import os
+import logging
+import re
+import signal
 import time
+import uuid
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
-import joblib
 import torch
-from joblib.externals.loky import ProcessPoolExecutor
 
-from bench.cell import outcome_of, run_cell, write_record
-from bench.records import cell_folder
+from bench.folder import (
+    RECORD,
+    Record,
+    StorageError,
+    cell_folder,
+    is_held,
+    outcome_of,
+    write_json,
+    writing,
+)
+from bench.provenance import cpu_count
+from bench.records import RecordError
+from bench.slots import Job, Slot, WorkerError, deal, run_here, stop_here
 from bench.spec import Cell, SpecError
+from bench.worker import conclude, work
 
-PROGRESS = "progress.json"
-NOTIFY_SECONDS = 0.5
+if TYPE_CHECKING:
+    from distributed import Client
+
+BUSY_SECONDS = 1.0
+CONNECT_SECONDS = 10
+CLOSE_SECONDS = 5
 
 
-def execute(
-    cells: list[Cell], out: Path, jobs: int = 1, device: str = "cpu"
-) -> Iterator[dict[str, Any]]:
-    """Runs the cells and yields their records as they finish.
+class ExecutionError(Exception):
+    """The run cannot go on, though nothing is wrong with its cells. One line."""
 
-    Every worker gets its share of the cores as threads, so that they are not oversubscribed; not
-    more than torch was told to use.
 
-    Args:
-        cells: what to run.
-        out: the output folder.
-        jobs: worker processes; 1 runs in this process.
-        device: a torch device.
-    """
-    jobs = min(jobs, len(cells))
-    threads = max(1, min(cpu_count() // max(1, jobs), torch.get_num_threads()))
-    if jobs <= 1:
-        for cell in cells:
-            yield run_reporting(cell, out, device, threads)
-        return
-    pending = {cell.id: cell for cell in cells}
-    while pending:
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-        tasks = (
-            joblib.delayed(run_reporting)(cell, out, device, threads)
-            for cell in list(pending.values())
+class Plan(NamedTuple):
+    """How cells are run."""
+
+    out: Path
+    device: str = "cpu"
+    jobs: int = 1
+    threads: int | None = None
+    timeout: float | None = None
+    memory: float | None = None
+    scheduler: str | None = None
+    since: float = 0.0
+    command: str | None = None
+    tensorboard: bool = False
+    plugins: tuple[str, ...] = ()
+
+    def job(self, cell: Cell) -> Job:
+        """What a worker is told of a cell."""
+        return Job(
+            id=cell.id,
+            cell=cell.model_dump_json(),
+            out=str(self.out.absolute()),
+            threads=self.threads,
+            timeout=self.timeout,
+            memory=self.memory,
+            since=self.since,
+            command=self.command,
+            tensorboard=self.tensorboard,
+            plugins=self.plugins,
         )
-        begin = time.time()
-        try:
-            for record in parallel(tasks):
-                del pending[record["id"]]
+
+
+Outcome = tuple[Job, Record | None]
+
+
+class Executor(Protocol):
+    """Runs jobs and yields them with their records as they finish; None for those at work
+    elsewhere."""
+
+    def run(self, jobs: list[Job]) -> Iterator[Outcome]: ...
+
+    def close(self) -> None: ...
+
+
+def execute(cells: list[Cell], plan: Plan, executor: Executor) -> Iterator[Record]:
+    """Runs the cells, in their order, and yields their records as they finish.
+
+    A cell that another runner is at work on is waited for, and run here if that runner dies.
+
+    Raises:
+        StorageError: a record could not be written.
+        ExecutionError: workers die as they start, or the cluster is gone.
+    """
+    waiting = [plan.job(cell) for cell in cells]
+    while waiting:
+        busy = []
+        for job, record in executor.run(waiting):
+            if record is None:
+                busy.append(job)
+            else:
                 yield record
-        except BrokenProcessPool:
-            # joblib gives up when a worker is killed. The cells that were at work are suspects:
-            # each gets a process of its own, and the others start again. If none was at work the
-            # workers die as they start, and every cell is one.
-            left = list(pending.values())
-            suspects = [cell for cell, _ in running(left, out, since=begin)]
-            for cell in suspects or left:
-                del pending[cell.id]
-                yield run_alone(cell, out, device, threads)
+        waiting = busy
+        while waiting and all(is_held(cell_folder(plan.out, job.id)) for job in waiting):
+            time.sleep(BUSY_SECONDS)
 
 
-def run_alone(cell: Cell, out: Path, device: str, threads: int) -> dict[str, Any]:
-    """:func:`run_reporting` in a process of its own; if that is killed, a record that says so."""
-    begin = time.time()
-    with ProcessPoolExecutor(1) as pool:
-        try:
-            record: dict[str, Any] = pool.submit(run_reporting, cell, out, device, threads).result()
+def open_executor(plan: Plan, cells: int) -> Executor:
+    """The executor that a plan asks for, to be closed after use.
+
+    Raises:
+        SpecError: there is no such scheduler.
+    """
+    if plan.scheduler is not None:
+        return Dask(plan)
+    jobs = max(1, min(plan.jobs, cells))
+    if jobs == 1 and plan.timeout is None and plan.memory is None:
+        return InProcess(plan)
+    return Workers(plan, jobs)
+
+
+class InProcess:
+    """Runs jobs in this process, one after the other."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.device = plan.device
+
+    def run(self, jobs: list[Job]) -> Iterator[Outcome]:
+        """See :class:`Executor`."""
+        for job in jobs:
+            yield job, work(job, self.device, in_process=True)
+
+    def close(self) -> None:
+        """See :class:`Executor`."""
+
+
+class Workers:
+    """Runs jobs in worker processes of this machine: a slot each, a thread that waits for each.
+
+    Every worker gets its share of the cores as threads, so that they are not oversubscribed.
+    """
+
+    def __init__(self, plan: Plan, jobs: int) -> None:
+        threads = plan.threads or max(1, min(cpu_count() // jobs, torch.get_num_threads()))
+        self.threads = threads
+        self.slots = [Slot(plan.device, index, threads) for index in range(jobs)]
+        self.pool = ThreadPoolExecutor(jobs, initializer=_block_interrupt)
+
+    def run(self, jobs: list[Job]) -> Iterator[Outcome]:
+        """See :class:`Executor`."""
+        free: SimpleQueue[Slot] = SimpleQueue()
+        for slot in self.slots:
+            free.put(slot)
+
+        def run_one(job: Job) -> Record | None:
+            slot = free.get()
+            try:
+                return slot.run(job._replace(threads=self.threads))
+            finally:
+                free.put(slot)
+
+        futures = {self.pool.submit(run_one, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+
+    def close(self) -> None:
+        """Kills what is at work, and ends the workers."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for slot in self.slots:
+            slot.stop()
+        self.pool.shutdown(wait=True)
+        for slot in self.slots:
+            slot.close()
+
+
+def _block_interrupt() -> None:
+    """Ctrl-C is for the main thread; the worker processes that this thread starts ignore it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+class Dask:
+    """Runs jobs on a dask cluster: in every thread of every worker a slot.
+
+    joblib's dask backend is not used: it waits for ever for a call whose worker died more often
+    than the scheduler allows.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        assert plan.scheduler is not None
+        self.plan = plan
+        self.name = f"bench-{uuid.uuid4().hex}"
+        self.client = connect(plan.scheduler)
+        self.futures: dict[Any, Job] = {}
+
+    def run(self, jobs: list[Job]) -> Iterator[Outcome]:
+        """See :class:`Executor`."""
+        from distributed import as_completed as as_completed_there
+
+        self.futures = {
+            self.client.submit(
+                run_here,
+                self.name,
+                job,
+                self.plan.device,
+                key=f"{job.id}-{uuid.uuid4().hex}",
+                pure=False,
+                priority=-rank,
+            ): job
+            for rank, job in enumerate(jobs)
+        }
+        for future in as_completed_there(list(self.futures), loop=self.client.loop):
+            job = self.futures.pop(future)
+            yield job, self._record(future, job)
+
+    def _record(self, future: Any, job: Job) -> Record | None:
+        from distributed import KilledWorker
+
+        if future.status == "finished":
+            record: Record | None = future.result()
+            path = cell_folder(self.plan.out, job.id) / RECORD
+            if record is not None and not path.exists():  # a worker that shares no disk with us
+                with writing(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, record)
             return record
-        except BrokenProcessPool:
-            (cell_folder(out, cell.id) / PROGRESS).unlink(missing_ok=True)
-            outcome = outcome_of("killed", "the worker process was killed, twice")
-            return write_record(cell, out, outcome, device, threads, begin)
+        if future.status != "error":
+            raise ExecutionError(f"lost the scheduler {self.plan.scheduler}")
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            reason = f"{error.allowed_failures + 1} dask workers died while it ran there"
+            return conclude(job, outcome_of("killed", reason), 0.0, "cpu")
+        if isinstance(error, StorageError | RecordError | WorkerError):
+            raise error
+        raise ExecutionError(f"a dask worker cannot run cells: {type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Ends what is at work there."""
+        # The scheduler may be gone; then nothing can be asked of it.
+        with contextlib.suppress(Exception):
+            self.client.cancel(list(self.futures))
+            self.client.run(stop_here, self.name, on_error="ignore")
+        with contextlib.suppress(Exception):
+            self.client.close(timeout=CLOSE_SECONDS)
 
 
-def run_reporting(cell: Cell, out: Path, device: str, threads: int) -> dict[str, Any]:
-    """:func:`run_cell`, leaving word of its progress in a file beside its record."""
-    folder = cell_folder(out, cell.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / PROGRESS
-    begin = time.time()
-    last = 0.0
+def connect(scheduler: str) -> "Client":
+    """A client of the scheduler at an address or in a scheduler file.
 
-    def notify(stage: str, step: int, steps: int, loss: float | None) -> None:
-        nonlocal last
-        if stage == "train" and step < steps and time.time() - last < NOTIFY_SECONDS:
-            return
-        last = time.time()
-        state = {"stage": stage, "step": step, "steps": steps, "loss": loss, "began": begin}
-        with contextlib.suppress(OSError):  # a cell must not fail for want of a progress line
-            path.write_text(json.dumps(state))
-
-    notify("start", 0, cell.train.steps, None)
+    Raises:
+        SpecError: dask is not installed, or there is no such scheduler.
+    """
     try:
-        return run_cell(cell, out, device, threads, notify)
-    finally:
-        path.unlink(missing_ok=True)
+        from distributed import Client, Security
+    except ImportError:
+        raise SpecError(
+            "scheduler: dask is not installed, pip install 'field-matching-bench[dask]'"
+        ) from None
+    # What it logs of a lost cluster is a screenful; one line says it.
+    for name in logging.getLogger().manager.loggerDict:
+        if name.startswith("distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    is_address = "://" in scheduler
+    if not is_address and not Path(scheduler).is_file():
+        raise SpecError(
+            "scheduler: expected an address such as tcp://127.0.0.1:8786 or a scheduler file,"
+            f" got {scheduler!r}"
+        )
+    given = {"address": scheduler} if is_address else {"scheduler_file": scheduler}
+    try:
+        certificates = Security().get_connection_args("client").get("ssl_context")
+        if scheduler.startswith("tls://") and certificates is None:
+            # The client would hang, half open, on its way out.
+            raise ValueError("it wants certificates, see the README")
+        return Client(**given, timeout=CONNECT_SECONDS, set_as_default=False)
+    except Exception as error:  # whatever is wrong with an address or a certificate
+        why = " ".join(str(error).split())
+        raise SpecError(f"scheduler: cannot connect to {scheduler!r}: {why}") from None
 
 
-def running(cells: list[Cell], out: Path, since: float) -> list[tuple[Cell, dict[str, Any]]]:
-    """The cells at work and what they last said; those that began before ``since`` are dead."""
-    states = []
-    for cell in cells:
-        try:
-            state = json.loads((cell_folder(out, cell.id) / PROGRESS).read_text())
-        except (OSError, ValueError):  # none yet, or half a file
-            continue
-        if state["began"] >= since:
-            states.append((cell, state))
-    return states
-
-
-def cpu_count() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def warning_of(scheduler: str) -> str | None:
+    """What to tell someone whose cluster anybody on the network could use; None if all is well."""
+    parts = urlsplit(scheduler)
+    if parts.scheme != "tcp" or parts.hostname in ("127.0.0.1", "localhost", "::1"):
+        return None
+    return f"{scheduler} is neither encrypted nor authenticated; the README shows tls://"
 
 
 def resolve_device(name: str) -> str:
-    """``auto`` is the GPU if there is one.
+    """Checks a device; ``auto`` is the GPU if there is one.
 
     Raises:
         SpecError: an unknown device, or one that this machine lacks.
     """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(name)
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+        device = deal(name, 0, torch.cuda.device_count())
+    except ValueError as error:
+        raise SpecError(f"device: {error}") from None
+    return device if name == device else device.partition(":")[0]
+
+
+def check_device(name: str) -> None:
+    """Raises :class:`SpecError` for a name that is no device on any machine."""
+    if not isinstance(name, str) or not re.fullmatch("auto|cpu|cuda(:[0-9]{1,4})?", name):
         raise SpecError(f"device: unknown device {name!r}, choose from auto, cpu, cuda, cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise SpecError(f"device: {name!r} is not here, this machine has {found} CUDA devices")
-    return name

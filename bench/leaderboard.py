@@ -1,6 +1,11 @@
 """The leaderboard: one row a task, method and setting, from the rows of ``results.csv``."""
 
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from bench.metrics import METRICS
@@ -10,6 +15,12 @@ CONFIDENCE = 0.95
 COSTS = ["landed", "nfe", "train_seconds", "sample_seconds", "peak_memory_mb", "parameters"]
 BUDGET = ["steps", "batch"]
 GROUP = ["task", "method", "setting"]
+
+MAX_ROWS = 40
+"""Rows a task that the terminal shows."""
+
+MAX_WORDS, MAX_LENGTH = 3, 300
+"""Different reasons that stand in a note, and their length; ``results.csv`` has them whole."""
 
 
 def setting_columns(results: pd.DataFrame) -> list[str]:
@@ -21,9 +32,10 @@ def setting_columns(results: pd.DataFrame) -> list[str]:
 def varying(results: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
     """The settings with more than one value, for each task and method; none is no value."""
     columns = setting_columns(results)
+    several = results.groupby(["task", "method"])[columns].nunique() > 1
     return {
-        (str(task), str(method)): [column for column in columns if group[column].nunique() > 1]
-        for (task, method), group in results.groupby(["task", "method"])
+        (str(task), str(method)): [column for column in columns if row[column]]
+        for (task, method), row in zip(several.index, several.to_dict("records"), strict=True)
     }
 
 
@@ -34,14 +46,22 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
         results: the rows of ``results.csv``.
         without: a setting to leave out, because it has a column of its own.
     """
-    names = varying(results)
-
-    def words(row: pd.Series) -> str:
-        keys = [key for key in names[row["task"], row["method"]] if key != without]
-        return ", ".join(f"{key}={_short(row[key])}" for key in keys if pd.notna(row[key]))
-
-    setting = [words(row) for _, row in results.iterrows()]
+    setting = np.full(len(results), "", dtype=object)
+    places: dict[Any, Any] = dict(results.groupby(["task", "method"]).indices)
+    for key, names in varying(results).items():
+        shown = [name for name in names if name != without]
+        if shown:
+            setting[places[key]] = _words(results.iloc[places[key]][shown])
     return results.assign(setting=pd.Series(setting, index=results.index, dtype=object))
+
+
+def _words(settings: pd.DataFrame) -> list[str]:
+    """``L=6, sigma=0.1`` of each row; a value that is missing is left out."""
+    columns = [
+        [f"{name}={_short(value)}" if pd.notna(value) else "" for value in column]
+        for name, column in settings.items()
+    ]
+    return [", ".join(filter(None, words)) for words in zip(*columns, strict=True)]
 
 
 def _short(value: object) -> str:
@@ -54,37 +74,62 @@ def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Over the seeds of each group: count, and of each metric mean, standard deviation, interval.
 
     The interval is Student's t at ``CONFIDENCE``, empty for a single seed; with two seeds it is
-    wide because two numbers say little. Rows that are not done count as zero, and their reason
-    stands in ``note``.
+    wide because two numbers say little. Rows that are not done count as zero, and their reasons
+    stand in ``note``. Groups are in the order of their first rows.
     """
-    rows = []
-    for key, group in results.groupby(keys, dropna=False, sort=False):
-        done = group[group["status"] == "done"]
-        row = dict(zip(keys, key, strict=True)) | {"count": len(done)}
-        for name in METRICS:
-            row |= _summary(name, done)
-        row |= {cost: done[cost].mean() for cost in COSTS}
-        row |= {column: group[column].iloc[0] for column in BUDGET}
-        others = group[group["status"] != "done"]
-        notes = others["status"] + ": " + others["reason"].fillna("")
-        row["note"] = "; ".join(dict.fromkeys(notes))
-        rows.append(row)
-    return pd.DataFrame(rows)
+    group = results.groupby(keys, dropna=False, sort=False).ngroup().to_numpy()
+    first = ~pd.Series(group).duplicated().to_numpy()
+    size = int(first.sum())
+    done = (results["status"] == "done").to_numpy()
+    values = results.loc[done, [*METRIC_COLUMNS, *COSTS]].astype(float).groupby(group[done])
+    mean, deviation, count = (
+        frame.reindex(range(size)) for frame in (values.mean(), values.std(), values.count())
+    )
+    columns: dict[str, Any] = {"count": np.bincount(group[done], minlength=size)}
+    for name in METRICS:
+        columns |= _summary(name, mean, deviation[name], count[name])
+    columns |= {cost: mean[cost] for cost in COSTS}
+    budget = [column for column in BUDGET if column not in keys]
+    columns |= {column: results.loc[first, column].to_numpy() for column in budget}
+    columns["note"] = _notes(results[~done], group[~done], size)
+    names = results.loc[first, keys].reset_index(drop=True)
+    return pd.concat([names, pd.DataFrame(columns)], axis=1)
 
 
-def _summary(name: str, done: pd.DataFrame) -> dict[str, float]:
-    values = done[name].dropna().astype(float)
-    mean, deviation = values.mean(), values.std()
-    half = float("nan")
-    if len(values) > 1:
-        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * deviation / len(values) ** 0.5
+def _summary(
+    name: str, mean: pd.DataFrame, deviation: "pd.Series[float]", count: "pd.Series[float]"
+) -> dict[str, "pd.Series[float]"]:
+    count = count.where(count > 1)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * deviation / count**0.5
     return {
-        f"{name}_mean": mean,
+        f"{name}_mean": mean[name],
         f"{name}_std": deviation,
-        f"{name}_ci_low": mean - half,
-        f"{name}_ci_high": mean + half,
-        f"{name}_floor": done[f"{name}_floor"].astype(float).mean(),
+        f"{name}_ci_low": mean[name] - half,
+        f"{name}_ci_high": mean[name] + half,
+        f"{name}_floor": mean[f"{name}_floor"],
     }
+
+
+def _notes(others: pd.DataFrame, group: NDArray[np.integer[Any]], size: int) -> list[str]:
+    """The reasons of the rows that are not done, of each group."""
+    reasons: list[list[str]] = [[] for _ in range(size)]
+    for number, status, reason in zip(group, others["status"], others["reason"], strict=True):
+        reasons[number].append(f"{status}: {'' if pd.isna(reason) else reason}")
+    return [few(words) for words in reasons]
+
+
+def few(words: Iterable[str], most: int = MAX_WORDS, between: str = "; ") -> str:
+    """The first of these, each once and on one line, and how many more there are."""
+    distinct = list(dict.fromkeys(words))
+    shown = [_one_line(text) for text in distinct[:most]]
+    more = [f"and {len(distinct) - most:,} more"] if len(distinct) > most else []
+    return between.join(shown + more)
+
+
+def _one_line(text: str) -> str:
+    """Text for a terminal or a table: no control characters, of bounded length."""
+    text = "".join(c if c.isprintable() else " " for c in text[: 2 * MAX_LENGTH])
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 1]}…"
 
 
 def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
@@ -101,33 +146,84 @@ def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
     return board[columns]
 
 
-def table(board: pd.DataFrame) -> str:
-    """The leaderboard for a terminal: mean, standard deviation over seeds and floor."""
-    blocks = []
-    for task, rows in board.groupby("task", sort=False):
-        shown = [name for name in METRICS if rows[f"{name}_mean"].notna().any()]
-        lines = pd.DataFrame({"method": rows["method"]})
-        if (rows["setting"] != "").any():
-            lines["setting"] = rows["setting"]
-        lines["seeds"] = rows["count"].astype(str)
-        for name in shown:
-            lines[METRICS[name].label] = [
-                format_value(mean, std)
-                for mean, std in zip(rows[f"{name}_mean"], rows[f"{name}_std"], strict=True)
-            ]
-        lines["landed"] = [format_share(share) for share in rows["landed"]]
-        lines["nfe"] = [f"{nfe:.0f}" if pd.notna(nfe) else "" for nfe in rows["nfe"]]
-        lines["train s"] = [f"{s:.1f}" if pd.notna(s) else "" for s in rows["train_seconds"]]
-        floor = {name: rows[f"{name}_floor"].mean() for name in shown}
-        last = {METRICS[name].label: format_value(value, None) for name, value in floor.items()}
-        lines = pd.concat([lines, pd.DataFrame([{"method": "(floor)", **last}])])
-        blocks.append(f"{task}\n{lines.fillna('').to_string(index=False)}")
-        notes = rows.loc[rows["note"] != "", ["method", "setting", "note"]]
-        blocks[-1] += "".join(
-            f"\n  {' '.join(filter(None, (method, setting)))}: {note}"
-            for method, setting, note in notes.itertuples(index=False)
-        )
-    return "\n\n".join(blocks)
+def main_distance(rows: pd.DataFrame) -> str | None:
+    """The first distance with a value: what the rows of a task are judged by if some are cut."""
+    distances = (name for name, metric in METRICS.items() if metric.kind == "distance")
+    return next((name for name in distances if rows[f"{name}_mean"].notna().any()), None)
+
+
+def best(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most ``most`` rows of a task: all as they are, or the best by :func:`main_distance`.
+
+    The best of each method, then the second of each, and so on: a method with a thousand settings
+    must not hide another with one. The chosen rows are sorted by the distance.
+    """
+    if len(rows) <= most:
+        return rows
+    distance = main_distance(rows)
+    score = rows[f"{distance}_mean"] if distance else pd.Series(np.nan, index=rows.index)
+    return rows.loc[in_turn(score, rows["method"], most)]
+
+
+def in_turn(score: "pd.Series[float]", method: "pd.Series[str]", most: int) -> "pd.Index[Any]":
+    """Where the smallest scores are, of each method in turn, sorted by score; none comes last."""
+    turn = score.groupby(method.to_numpy()).rank(method="first", na_option="bottom")
+    order = pd.DataFrame({"turn": turn, "score": score}).sort_values(
+        ["turn", "score"], kind="stable"
+    )
+    return order.head(most).sort_values("score", kind="stable").index
+
+
+def cut(rows: pd.DataFrame, most: int) -> str:
+    """What :func:`best` leaves out, in words; empty if that is nothing."""
+    if len(rows) <= most:
+        return ""
+    distance = main_distance(rows)
+    by = f" by {METRICS[distance].label}" if distance else ""
+    words = f"best {most} of {len(rows):,} settings{by}, of each method in turn"
+    without = int((rows["count"] == 0).sum() - (best(rows, most)["count"] == 0).sum())
+    return f"{words}; {without:,} of the others have no result" if without else words
+
+
+def table(board: pd.DataFrame, most: int = MAX_ROWS) -> str:
+    """The leaderboard for a terminal: mean, standard deviation over seeds and floor.
+
+    At most ``most`` rows a task, the best; what is cut is said.
+    """
+    return "\n\n".join(
+        f"{task}\n{_block(rows, most)}" for task, rows in board.groupby("task", sort=False)
+    )
+
+
+def _block(every: pd.DataFrame, most: int) -> str:
+    """The table of one task."""
+    rows = best(every, most)
+    lines = pd.DataFrame({"method": rows["method"]})
+    if (rows["setting"] != "").any():
+        lines["setting"] = rows["setting"]
+    lines["seeds"] = rows["count"].astype(str)
+    last = {"method": "(floor)"}
+    for name in shown_metrics(every):
+        label = METRICS[name].label
+        pairs = zip(rows[f"{name}_mean"], rows[f"{name}_std"], strict=True)
+        lines[label] = [format_value(mean, std) for mean, std in pairs]
+        last[label] = format_value(every[f"{name}_floor"].mean(), None)
+    lines["landed"] = [format_share(share) for share in rows["landed"]]
+    lines["nfe"] = [format_number(nfe, 0) for nfe in rows["nfe"]]
+    lines["train s"] = [format_number(seconds, 1) for seconds in rows["train_seconds"]]
+    text = pd.concat([lines, pd.DataFrame([last])]).fillna("").to_string(index=False)
+    if words := cut(every, most):
+        text += f"\n  ({words}; all are in leaderboard.csv)"
+    notes = rows.loc[rows["note"] != "", ["method", "setting", "note"]]
+    return text + "".join(
+        f"\n  {' '.join(filter(None, (method, setting)))}: {note}"
+        for method, setting, note in notes.itertuples(index=False)
+    )
+
+
+def shown_metrics(rows: pd.DataFrame) -> list[str]:
+    """The metrics that have a value in these rows."""
+    return [name for name in METRICS if rows[f"{name}_mean"].notna().any()]
 
 
 def format_value(mean: float, std: float | None) -> str:
@@ -140,3 +236,8 @@ def format_value(mean: float, std: float | None) -> str:
 def format_share(share: float) -> str:
     """``99.7%``; empty for a value that does not apply."""
     return f"{share:.1%}" if pd.notna(share) else ""
+
+
+def format_number(value: float, digits: int) -> str:
+    """``12.3``; empty for a value that does not apply."""
+    return f"{value:.{digits}f}" if pd.notna(value) else ""

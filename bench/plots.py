@@ -1,6 +1,8 @@
 """Plots of a run, as PNG and PDF: samples, a bar plot a metric, a line plot an ablation axis."""
 
-from collections.abc import Callable, Iterator
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,83 +18,181 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bench.ablation import ablation, axes
-from bench.leaderboard import aggregate, with_setting
+from bench.ablation import ablation, axes, file_name
+from bench.folder import SAMPLES, cell_folder, write_atomically, writing
+from bench.leaderboard import GROUP, aggregate, best, cut, few, in_turn, main_distance, with_setting
 from bench.metrics import METRICS
-from bench.records import cell_folder
 from datasets import TASKS
 
 MAX_PANELS = 12
+"""Panels of samples a task."""
+MAX_BARS = 24
+"""Settings a task in a bar plot."""
+MAX_LINES = 12
+"""Lines in an ablation plot."""
+MAX_LABELS = 12
+"""Values of an axis that are written out below it."""
+ROW_OF_BARS = 30
+"""Bars and gaps side by side in one row of panels."""
+CLEAR_DOTS = 20
+"""Seeds of one bar that can be told apart; more are drawn paler."""
 MAX_POINTS = 2000
+MAX_SAMPLE_BYTES = 2**28
+MAX_VALUE = 1e100
+"""Largest value of a sample: sums of larger ones leave the range of a float."""
 DIGITS_SHOWN = 12
 ABLATION_METRICS = ["w2", "sliced_w2", "frechet", "transport_cost"]
-SOURCE, TARGET, SAMPLES = "#7f7f7f", "#3b6fb6", "#c2452d"
-Images = NDArray[np.float32]
+SOURCE_COLOUR, TARGET_COLOUR, SAMPLES_COLOUR = "#7f7f7f", "#3b6fb6", "#c2452d"
+OTHER_COLOUR = "#7f7f7f"
+Images = NDArray[np.float64]
+Panels = dict[str, dict[str, Images]]
+Tell = Callable[[str], None]
 
 
-def draw_plots(
-    results: pd.DataFrame, out: Path, tell: Callable[[str], None] = lambda line: None
-) -> list[Path]:
-    """All plots of a run into ``out/plots``; returns the PNG files and tells each."""
+def draw_plots(results: pd.DataFrame, out: Path, tell: Tell = lambda line: None) -> list[Path]:
+    """All plots of a run into ``out/plots``; returns the PNG files and tells each.
+
+    Raises:
+        StorageError: a file could not be written; no plot of an earlier run is lost.
+    """
     folder = out / "plots"
-    folder.mkdir(exist_ok=True)
-    for kind in ("samples", "bars", "ablation"):  # ours alone, of an earlier run
-        for old in [*folder.glob(f"{kind}_*.png"), *folder.glob(f"{kind}_*.pdf")]:
-            old.unlink()
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
     done = with_setting(results[results["status"] == "done"])
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
     paths = []
-    for name, figure in _figures(done, out):
+    for name, figure in _figures(done, out, tell):
         if figure is not None:
             paths.append(_save(figure, folder / name))
             tell(f"drew {paths[-1].name}")
+    _remove_others(folder, paths)
     return paths
 
 
-def _figures(done: pd.DataFrame, out: Path) -> Iterator[tuple[str, Figure | None]]:
-    for task, rows in done.groupby("task", sort=False):
-        yield f"samples_{task}", sample_figure(str(task), rows, out)
+def _figures(done: pd.DataFrame, out: Path, tell: Tell) -> Iterator[tuple[str, Figure | None]]:
+    summary = aggregate(done, GROUP)
+    for task, rows in summary.groupby("task", sort=False):
+        figure = sample_figure(str(task), done[done["task"] == task], rows, out, tell)
+        yield file_name("samples", str(task)), figure
     for name in METRICS:
-        yield f"bars_{name}", bar_figure(done, name)
+        yield file_name("bars", name), bar_figure(done, summary, name)
     for axis in axes(done.drop(columns="setting")):
-        yield f"ablation_{axis}", ablation_figure(done, axis)
+        yield file_name("ablation", axis), ablation_figure(done, axis)
 
 
 def _save(figure: Figure, stem: Path) -> Path:
-    for suffix in (".pdf", ".png"):
-        figure.savefig(stem.with_name(stem.name + suffix), bbox_inches="tight", dpi=120)
-    plt.close(figure)
-    return stem.with_name(stem.name + ".png")
+    """Writes PDF and PNG; both are made in memory, so that a full disk leaves the old ones."""
+    try:
+        for suffix in ("pdf", "png"):
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix, bbox_inches="tight", dpi=120)
+            path = stem.with_name(f"{stem.name}.{suffix}")
+            write_atomically(path, content.getvalue())
+    finally:
+        plt.close(figure)
+    return path
 
 
-def sample_figure(task: str, rows: pd.DataFrame, out: Path) -> Figure | None:
-    """Samples of the lowest seed of every method and setting, beside the target."""
-    first = rows.sort_values("seed", kind="stable").drop_duplicates(["method", "setting"])
-    first = first.sort_values(["method", "setting"], kind="stable").head(MAX_PANELS)
-    panels: dict[str, dict[str, Images]] = {}
-    for _, row in first.iterrows():
-        path = cell_folder(out, row["id"]) / "samples.npz"
-        if path.exists():
-            with np.load(path, allow_pickle=False) as arrays:
-                panels[_title(row)] = {name: arrays[name] for name in arrays.files}
-    if not panels or task not in TASKS:
+def _remove_others(folder: Path, paths: list[Path]) -> None:
+    """Removes the plots of an earlier run that this one does not have; files not ours stay."""
+    kept = {path.with_suffix(suffix) for path in paths for suffix in (".png", ".pdf")}
+    for kind in ("samples", "bars", "ablation"):
+        for old in {*folder.glob(f"{kind}_*.png"), *folder.glob(f"{kind}_*.pdf")} - kept:
+            with writing(old):
+                old.unlink()
+
+
+def sample_figure(
+    task: str, rows: pd.DataFrame, summary: pd.DataFrame, out: Path, tell: Tell
+) -> Figure | None:
+    """Samples of the lowest seed of every method and setting, beside the target.
+
+    Args:
+        task: its name.
+        rows: its results that are done, with their settings.
+        summary: one row a method and setting.
+        out: the output folder.
+        tell: told of samples that cannot be shown.
+    """
+    kind = TASKS.get(task)
+    shape = kind().target().shape if kind is not None else ()
+    if kind is None or not (len(shape) == 3 or kind.dim == 2):
         return None
-    kind = TASKS[task]
-    shape = kind().target().shape
+    first = rows.sort_values("seed", kind="stable").drop_duplicates(["method", "setting"])
+    first = first.merge(best(summary, MAX_PANELS)[["method", "setting"]])
+    first = first.sort_values(["method", "setting"], kind="stable")
+    panels, missing = _panels(first, kind.dim, out)
+    if missing:
+        tell(f"{file_name('samples', task)}: left out {few(missing)}")
+    if not panels:
+        return None
+    title = [kind.title, cut(summary, MAX_PANELS)]
+    if missing:
+        title.append(_plain(f"without {few(missing)}"))
+    words = "\n".join(filter(None, title))
     if len(shape) == 3:
-        return _image_figure(panels, shape, paired=not kind.noise_source, title=kind.title)
-    return _scatter_figure(panels, kind.title) if kind.dim == 2 else None
+        return _image_figure(panels, shape, paired=not kind.noise_source, title=words)
+    return _scatter_figure(panels, words)
 
 
-def _title(row: "pd.Series[Any]") -> str:
-    words = "\n".join(filter(None, (str(row["method"]), str(row["setting"]))))
-    return words.replace("$", r"\$")  # no formulas in names
+def _panels(rows: pd.DataFrame, dim: int, out: Path) -> tuple[Panels, list[str]]:
+    """The arrays of each row by its title; of those that cannot be shown, the reason."""
+    panels: Panels = {}
+    missing = []
+    for row in rows.to_dict("records"):
+        try:
+            panels[_title(row)] = read_samples(cell_folder(out, row["id"]) / SAMPLES, dim)
+        except ValueError as error:
+            missing.append(f"{' '.join(filter(None, (row['method'], row['setting'])))}: {error}")
+    return panels, missing
 
 
-def _scatter_figure(panels: dict[str, dict[str, Images]], title: str) -> Figure:
+def read_samples(path: Path, dim: int) -> dict[str, Images]:
+    """``source``, ``samples`` and ``target`` of a cell, shape (n, ``dim``) each.
+
+    The file may be of any origin: nothing in it is unpickled, and nothing in it is believed.
+
+    Raises:
+        ValueError: a file that is missing, unreadable or holds anything else; one line.
+    """
+    if not path.is_file():
+        raise ValueError(f"no {path.name}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_SAMPLE_BYTES:
+            raise ValueError(f"{size:,} bytes are too many")
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ("source", "samples", "target")}
+    except Exception as error:  # zip, deflate and npy raise a dozen types on a spoiled file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path.name} cannot be read ({reason})") from None
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] != dim or not len(array):
+            raise ValueError(f"{name} in {path.name} is not a table of numbers with {dim} columns")
+        if not (np.abs(array.astype(np.float64)) < MAX_VALUE).all():
+            raise ValueError(f"{name} in {path.name} is not finite")
+    return {name: array.astype(np.float64) for name, array in arrays.items()}
+
+
+def _title(row: "Mapping[Any, Any] | pd.Series[Any]", between: str = "\n") -> str:
+    return _plain(between.join(filter(None, (str(row["method"]), str(row["setting"])))))
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")
+
+
+def _task_title(task: str) -> str:
+    return TASKS[task].title if task in TASKS else _plain(task)
+
+
+def _scatter_figure(panels: Panels, title: str) -> Figure:
     first = next(iter(panels.values()))
-    clouds = [("source", first["source"], SOURCE), ("target, held out", first["target"], TARGET)]
-    clouds += [(name, panel["samples"], SAMPLES) for name, panel in panels.items()]
+    clouds = [("source", first["source"], SOURCE_COLOUR)]
+    clouds += [("target, held out", first["target"], TARGET_COLOUR)]
+    clouds += [(name, panel["samples"], SAMPLES_COLOUR) for name, panel in panels.items()]
     columns = min(5, len(clouds))
     grid = -(-len(clouds) // columns)
     figure, all_axes = plt.subplots(
@@ -114,9 +214,7 @@ def _scatter_figure(panels: dict[str, dict[str, Images]], title: str) -> Figure:
     return figure
 
 
-def _image_figure(
-    panels: dict[str, dict[str, Images]], shape: tuple[int, ...], paired: bool, title: str
-) -> Figure:
+def _image_figure(panels: Panels, shape: tuple[int, ...], paired: bool, title: str) -> Figure:
     """A row of images a method; for a translation under the inputs that they are made of."""
     first = next(iter(panels.values()))
     rows = [("input", first["source"])] if paired else []
@@ -137,61 +235,102 @@ def _image_figure(
     return figure
 
 
-def bar_figure(done: pd.DataFrame, metric: str) -> Figure | None:
-    """Means with 95% intervals and the single seeds, a panel a task; None without values."""
-    rows = done[done[metric].notna()]
-    if not len(rows):
+def bar_figure(done: pd.DataFrame, summary: pd.DataFrame, metric: str) -> Figure | None:
+    """Means with 95% intervals and the single seeds, a panel a task; None without values.
+
+    Args:
+        done: the results that are done, with their settings.
+        summary: one row a task, method and setting.
+        metric: its name.
+    """
+    summary = summary[summary[f"{metric}_mean"].notna()]
+    if not len(summary):
         return None
-    tasks = list(dict.fromkeys(rows["task"]))
-    settings = rows.groupby("task").apply(lambda g: len(g[["method", "setting"]].drop_duplicates()))
-    figure, all_axes = plt.subplots(
-        1,
-        len(tasks),
-        figsize=(min(100, 2.2 + 0.55 * settings.sum() + 0.8 * len(tasks)), 3.6),
-        width_ratios=[settings[task] + 1 for task in tasks],
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax, task in zip(all_axes[0], tasks, strict=True):
-        _bars(ax, rows[rows["task"] == task], metric)
-        ax.set_title(TASKS[task].title if task in TASKS else task, fontsize=9)
-    all_axes[0, 0].set_ylabel(METRICS[metric].label)
-    floor = METRICS[metric].floor
+    groups = dict(iter(summary.groupby("task", sort=False)))
+    chosen = {
+        str(task): best(rows, MAX_BARS).sort_values("method", kind="stable")
+        for task, rows in groups.items()
+    }
+    longest = max(rows["setting"].str.len().max() for rows in chosen.values())
+    figure, panels = _bar_panels([len(rows) for rows in chosen.values()], int(longest))
+    colours = _colours(summary["method"])
+    for ax, (task, rows) in zip(panels, chosen.items(), strict=True):
+        seeds = done[(done["task"] == task) & done[metric].notna()]
+        _bars(ax, rows, seeds, metric, colours)
+        words = cut(groups[task], MAX_BARS)
+        ax.set_title("\n".join(filter(None, (_task_title(task), words))), fontsize=9)
+    label, floor = METRICS[metric].label, METRICS[metric].floor
+    for ax in panels:
+        if ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+            ax.set_ylabel(label)
     figure.suptitle(
-        f"{METRICS[metric].label}: mean and 95% t interval, cut at the frame; dots: seeds;"
-        f" dashed: {floor}",
+        f"{label}: mean and 95% t interval, cut at the frame; dots: seeds; dashed: {floor}",
         fontsize=9,
     )
     return figure
 
 
-def _bars(ax: Axes, rows: pd.DataFrame, metric: str) -> None:
-    summary = aggregate(rows, ["method", "setting"])
-    label = [_title(row) for _, row in summary.iterrows()]
+def _bar_panels(bars: list[int], longest: int) -> tuple[Figure, list[Axes]]:
+    """A panel for each number of bars: in one row, or below each other if that gets too wide.
+
+    Settings of up to ``longest`` letters stand upright below the bars, and take height.
+    """
+    width, height = (0.4, 4.0 + 0.06 * longest) if longest else (0.55, 3.6)
+    rows, ratios = 1, [number + 1 for number in bars]
+    if sum(ratios) > ROW_OF_BARS:
+        columns = max(1, min(len(bars), ROW_OF_BARS // max(ratios)))
+        rows, ratios = -(-len(bars) // columns), [max(ratios)] * columns
+    inches = 2.2 + width * (sum(ratios) - len(ratios)) + 0.8 * len(ratios)
+    figure, grid = plt.subplots(
+        rows,
+        len(ratios),
+        figsize=(inches, height * rows),
+        width_ratios=ratios,
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax in grid.flat[len(bars) :]:
+        ax.axis("off")
+    return figure, list(grid.flat[: len(bars)])
+
+
+def _colours(methods: "pd.Series[str]") -> dict[str, Any]:
+    """A colour a method, the same in every panel."""
+    names = sorted(set(methods))
+    palette = sns.color_palette("muted" if len(names) <= 10 else "husl", len(names))
+    return dict(zip(names, palette, strict=True))
+
+
+def _bars(
+    ax: Axes, summary: pd.DataFrame, seeds: pd.DataFrame, metric: str, colours: dict[str, Any]
+) -> None:
+    place = np.arange(len(summary))
     mean = summary[f"{metric}_mean"].to_numpy(float)
     half = (summary[f"{metric}_ci_high"] - mean).to_numpy(float)
-    colours = dict(zip(sorted(set(rows["method"])), sns.color_palette("muted"), strict=False))
-    bars = [colours.get(method, SOURCE) for method in summary["method"]]
-    ax.bar(label, mean, color=bars, width=0.65, zorder=2)
+    ax.bar(place, mean, color=[colours[name] for name in summary["method"]], width=0.65, zorder=2)
     known = np.isfinite(half)
     ax.errorbar(
-        np.arange(len(mean))[known],
+        place[known],
         mean[known],
         half[known],
         fmt="none",
         ecolor="#333333",
         capsize=3,
-        zorder=3,
+        zorder=5,
     )
-    titles = [_title(row) for _, row in rows.iterrows()]
-    position = [label.index(title) for title in titles]
-    values = rows[metric].to_numpy(float)
-    ax.plot(position, values, ".", color="black", markersize=5, zorder=4)
-    floor = float(rows[f"{metric}_floor"].mean())
-    ax.axhline(floor, ls="--", lw=1.2, color="black", zorder=5)
+    dots = seeds.merge(summary[["method", "setting"]].assign(place=place))
+    values = dots[metric].to_numpy(float)
+    pale = min(1.0, CLEAR_DOTS / max(dots["place"].value_counts()))
+    ax.plot(dots["place"], values, ".", color="black", markersize=5, alpha=max(pale, 0.1), zorder=4)
+    floor = float(seeds[f"{metric}_floor"].mean())
+    ax.axhline(floor, ls="--", lw=1.2, color="black", zorder=6)
     # Two seeds have an interval many times the bar; the frame is for the values.
     ax.set_ylim(0, 1.35 * max(values.max(), floor))
-    ax.tick_params(axis="x", labelsize=8)
+    if (summary["setting"] != "").any():
+        titles = [_title(row, " ") for row in summary.to_dict("records")]
+        ax.set_xticks(place, titles, rotation=90, fontsize=7)
+    else:
+        ax.set_xticks(place, [_title(row) for row in summary.to_dict("records")], fontsize=8)
     ax.grid(False, axis="x")
 
 
@@ -204,6 +343,7 @@ def ablation_figure(done: pd.DataFrame, axis: str) -> Figure | None:
     metrics = [name for name in ABLATION_METRICS if table[f"{name}_mean"].notna().any()]
     if not tasks or not metrics:
         return None
+    shown, words = _best_lines(table)
     figure, all_axes = plt.subplots(
         len(metrics),
         len(tasks),
@@ -212,29 +352,54 @@ def ablation_figure(done: pd.DataFrame, axis: str) -> Figure | None:
         sharex="col",
         layout="constrained",
     )
-    lines = list(dict.fromkeys(_title(row) for _, row in table.iterrows()))
+    lines = list(
+        dict.fromkeys(_title(row) for row in shown[["method", "setting"]].to_dict("records"))
+    )
     colours = dict(zip(lines, sns.color_palette("husl", len(lines)), strict=True))
     for column, task in zip(all_axes.T, tasks, strict=True):
         for ax, metric in zip(column, metrics, strict=True):
-            _ablation_panel(ax, table[table["task"] == task], axis, metric, colours)
-        column[0].set_title(TASKS[task].title if task in TASKS else task)
-        column[-1].set_xlabel(axis)
+            _ablation_panel(ax, shown[shown["task"] == task], axis, metric, colours)
+        column[0].set_title(_task_title(task))
+        column[-1].set_xlabel(_plain(axis))
     for ax, metric in zip(all_axes[:, 0], metrics, strict=True):
         ax.set_ylabel(METRICS[metric].label)
     handles: dict[str, Any] = {}
     for ax in all_axes.flat:
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
-    figure.suptitle("mean over seeds; bars: 95% t interval", fontsize=9)
+    figure.suptitle(f"mean over seeds; bars: 95% t interval, cut at the frame{words}", fontsize=9)
     return figure
+
+
+def _best_lines(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows of at most ``MAX_LINES`` lines, and what was cut in words.
+
+    A line is a method and its other settings. It is judged by its best point: the rank of that
+    among all lines, averaged over the tasks.
+    """
+    ranks = []
+    for _, rows in table.groupby("task", sort=False):
+        distance = main_distance(rows)
+        if distance:
+            line = rows.groupby(["method", "setting"], sort=False)[f"{distance}_mean"]
+            ranks.append(line.min().rank())
+    lines = table[["method", "setting"]].drop_duplicates()
+    if len(lines) <= MAX_LINES or not ranks:
+        return table, ""
+    score = pd.concat(ranks).groupby(["method", "setting"], sort=False).mean().rename("score")
+    lines = lines.merge(score, left_on=["method", "setting"], right_index=True, how="left")
+    kept = lines.loc[in_turn(lines["score"], lines["method"], MAX_LINES), ["method", "setting"]]
+    words = f"best {MAX_LINES} of {len(lines):,} lines by their smallest distance"
+    return table.merge(kept), f"\n{words}, of each method in turn; the tables have all"
 
 
 def _ablation_panel(
     ax: Axes, table: pd.DataFrame, axis: str, metric: str, colours: dict[str, Any]
 ) -> None:
     table = table[table[f"{metric}_mean"].notna()]
-    values = sorted(table[axis].dropna().unique())
+    values = list(table[axis].dropna().unique())
     numeric = all(isinstance(value, int | float | np.number) for value in values)
+    values.sort(key=None if numeric else str)
     place = {value: value if numeric else k for k, value in enumerate(values)}
     for _, rows in table.groupby(["method", "setting"], sort=False):
         line = _title(rows.iloc[0])
@@ -252,8 +417,9 @@ def _ablation_panel(
         ax.set_ylim(0, 1.35 * top)
     if numeric and min(values, default=0) > 0 and max(values) / min(values) >= 4:
         ax.set_xscale("log")
-    if numeric:
+    if not numeric:
+        step = -(-len(values) // MAX_LABELS) or 1
+        ax.set_xticks(range(0, len(values), step), [_plain(str(value)) for value in values[::step]])
+    elif len(values) <= MAX_LABELS:
         ax.set_xticks(values, [f"{value:g}" for value in values])
         ax.minorticks_off()
-    else:
-        ax.set_xticks(range(len(values)), [str(value) for value in values])

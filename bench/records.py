@@ -6,20 +6,23 @@ rebuilt from the records.
 
 import json
 import os
-import tempfile
+import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bench.folder import RECORD, Record
 from bench.metrics import METRICS
 
-FORMAT = 1
-FINISHED = ("done", "skipped", "diverged")
+FORMAT = 2
+SETTLED = ("done", "skipped", "diverged")
 """Statuses that a second run does not repeat: the same cell would end the same way."""
 
-RECORD = "record.json"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+"""What tasks, methods and settings may be called: file names are made of these."""
 
 LEADING = ["task", "method", "seed", "L", "sigma"]
 TRAILING = [
@@ -37,75 +40,137 @@ TRAILING = [
 ]
 LAST = ["evaluated", "landed", "id"]
 METRIC_COLUMNS = [column for name in METRICS for column in (name, f"{name}_floor")]
+TAKEN = {
+    *("task", "method", "seed", "task_version", "setting", "count", "note"),
+    *TRAILING,
+    *LAST,
+    *METRIC_COLUMNS,
+}
+"""Columns of the tables that no hyperparameter and no parameter of a task may be called."""
 
 
-def cell_folder(out: Path, cell_id: str) -> Path:
-    """Where the record, samples and checkpoint of a cell are."""
-    return out / "cells" / cell_id
+class RecordError(ValueError):
+    """A file that should be a record and is none, or not one of this version. One line."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is, at any time, either the old one or the new one."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """JSON, written atomically."""
-    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """One record.
 
     Raises:
-        ValueError: a file that is not a record of this version.
+        RecordError: a file that is not a record of this version; it is left as it is.
     """
+    remedy = "move it away, or give another --out"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a record: {error}") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a record of format {FORMAT}")
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise RecordError(f"{path}: truncated, or not a record; {remedy}") from None
+    found = record.get("format") if isinstance(record, dict) else None
+    if type(found) is not int:
+        raise RecordError(f"{path}: not a record; {remedy}")
+    if found != FORMAT:
+        age = "an older" if found < FORMAT else "a newer"
+        raise RecordError(
+            f"{path}: written by {age} version (format {found}, here {FORMAT}); give another --out"
+        )
     if record.get("id") != path.parent.name:
-        raise ValueError(f"{path}: belongs to cell {record.get('id')}")
-    missing = {"cell", "status", "metrics"} - set(record)
+        raise RecordError(f"{path}: belongs to the cell {record.get('id')!r}; {remedy}")
+    problem = _problem(record)
+    if problem is not None:
+        raise RecordError(f"{path}: {problem}; {remedy}")
+    return dict(record)
+
+
+def _problem(record: Record) -> str | None:
+    """What makes the contents unfit for the tables."""
+    for key, kind in RECORD_KEYS.items():
+        if not isinstance(record.get(key), kind):
+            return f"{key!r} is missing or is not a {kind.__name__}"
+    cell = record["cell"]
+    missing = CELL_KEYS - set(cell)
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(sorted(missing))}")
-    return record
+        return f"its cell lacks {', '.join(sorted(missing))}"
+    sections = [cell[section] for section in CELL_SECTIONS]
+    if not all(isinstance(section, dict) for section in sections):
+        return "its cell has a section that is not a table"
+    settings = [item for section in sections for item in section.items()]
+    for name in [cell["task"], cell["method"], *(name for name, _ in settings)]:
+        if not isinstance(name, str) or not _is_plain(name):
+            return f"{name!r} is not a plain name"
+    for name in {*cell["hyperparameters"], *cell["task_parameters"]} & TAKEN:
+        return f"its setting {name!r} has the name of a column"
+    for name, value in settings:
+        if not isinstance(value, str | int | float | None):
+            return f"its setting {name!r} is neither a number nor a word"
+    for name, value in record["metrics"].items():
+        if not isinstance(value, int | float):
+            return f"its metric {name!r} is not a number"
+    return None
 
 
-def read_records(out: Path) -> Iterator[dict[str, Any]]:
-    """Every record of an output folder, by id."""
-    for path in sorted((out / "cells").glob(f"*/{RECORD}")):
-        yield read_record(path)
+@cache
+def _is_plain(name: str) -> bool:
+    return NAME.fullmatch(name) is not None
 
 
-def finished(records: Iterable[dict[str, Any]]) -> set[str]:
-    """The ids of the cells that need not run again."""
-    return {record["id"] for record in records if record["status"] in FINISHED}
+RECORD_KEYS = {
+    "cell": dict,
+    "status": str,
+    "metrics": dict,
+    "started": float,
+    "seconds": float,
+    "threads": int,
+    "device": str,
+}
+CELL_SECTIONS = ["hyperparameters", "task_parameters", "train", "network", "sample", "eval"]
+CELL_KEYS = {"task", "method", "seed", "task_version", *CELL_SECTIONS}
 
 
-def row(record: dict[str, Any]) -> dict[str, Any]:
+def read_records(out: Path) -> Iterator[Record]:
+    """Every record of an output folder, by id.
+
+    Raises:
+        RecordError: at the first file that is not a record of this version.
+    """
+    cells = out / "cells"
+    names = sorted(entry.name for entry in os.scandir(cells)) if cells.is_dir() else []
+    for name in names:
+        path = cells / name / RECORD
+        if path.exists():
+            yield read_record(path)
+
+
+def is_settled(record: Record, timeout: float | None, memory: float | None) -> bool:
+    """Whether a cell need not run again under these limits.
+
+    A cell that exceeded a limit runs again when the limit has grown or is gone; one that killed
+    its worker again and again does not.
+    """
+    if record["status"] in SETTLED:
+        return True
+    limits = {"timeout": timeout, "memory": memory}
+    exceeded: dict[str, float] = record.get("exceeded", {})
+    for name, value in exceeded.items():
+        now = limits[name]
+        return now is not None and now <= value
+    return bool(record["status"] == "killed")
+
+
+def row(record: Record) -> dict[str, Any]:
     """A record as one flat row of ``results.csv``."""
     cell = record["cell"]
     settings = {**cell["network"], **cell["sample"], **cell["train"]}
     evaluation = {f"eval_{key}": value for key, value in cell["eval"].items()}
+    method = cell["hyperparameters"]
+    task = {f"task_{k}" if k in method else k: v for k, v in cell["task_parameters"].items()}
     return {
         "task": cell["task"],
         "method": cell["method"],
         "seed": cell["seed"],
         "task_version": cell["task_version"],
-        **cell["hyperparameters"],
-        **cell["task_parameters"],
+        **method,
+        **task,
         **settings,
         **evaluation,
         **record["metrics"],
@@ -113,7 +178,7 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def results(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def results(records: Iterable[Record]) -> pd.DataFrame:
     """All records as a table: ``LEADING``, other settings, metrics, ``TRAILING``, ``LAST``."""
     rows = [row(record) for record in records]
     used = list(dict.fromkeys(key for row in rows for key in row))

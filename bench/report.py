@@ -7,35 +7,56 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
 
-from bench.ablation import ablation, axes
-from bench.leaderboard import format_share, format_value, leaderboard, table
+from bench.ablation import ablation, axes, file_name
+from bench.folder import RECORD, StorageError, write_atomically, writing
+from bench.leaderboard import (
+    best,
+    cut,
+    few,
+    format_number,
+    format_share,
+    format_value,
+    leaderboard,
+    shown_metrics,
+    table,
+)
 from bench.metrics import METRICS
 from bench.plots import draw_plots
-from bench.records import read_records, results, write_atomically
+from bench.records import read_records, results
 from datasets import TASKS
 from methods import METHODS
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
+MAX_ROWS = 100
+"""Rows a task in the report."""
+MAX_NAMES = 10
+"""Devices and commits in the report."""
 
 
 def write_tables(out: Path) -> tuple[pd.DataFrame, list[Path]]:
-    """``results.csv``, ``leaderboard.csv`` and ``ablation_<axis>.csv``; the results, the paths."""
+    """``results.csv``, ``leaderboard.csv`` and ``ablation_<axis>.csv``; the results, the paths.
+
+    Raises:
+        RecordError: at the first file that is not a record.
+        StorageError: a table could not be written; it is there as it was.
+    """
     rows = results(read_records(out))
     tables = {"results": rows}
     if len(rows):
         tables["leaderboard"] = leaderboard(rows)
-        tables |= {f"ablation_{axis}": ablation(rows, axis) for axis in axes(rows)}
-    for old in out.glob("ablation_*.csv"):
-        if old.stem not in tables:
-            old.unlink()
+        tables |= {file_name("ablation", axis): ablation(rows, axis) for axis in axes(rows)}
     paths = []
     for name, frame in tables.items():
         paths.append(out / f"{name}.csv")
         write_atomically(paths[-1], frame.to_csv(index=False).encode())
+    for old in set(out.glob("ablation_*.csv")) - set(paths):
+        with writing(old):
+            old.unlink()
     return rows, paths
 
 
@@ -43,66 +64,85 @@ def write_report(out: Path, tell: Callable[[str], None] = lambda line: None) -> 
     """All tables, plots and ``report.html`` of an output folder; returns what was written.
 
     ``tell`` is called with a line now and then, since plots take seconds.
+
+    Raises:
+        RecordError: at the first file that is not a record.
+        StorageError: a file could not be written; it is there as it was.
     """
+    return _rebuild(out, tell)[1]
+
+
+def _rebuild(out: Path, tell: Callable[[str], None]) -> tuple[pd.DataFrame, list[Path]]:
     rows, paths = write_tables(out)
     if not len(rows):
-        return paths
+        return rows, paths
     plots = draw_plots(rows, out, tell)
     page = out / "report.html"
     write_atomically(page, _page(rows, out, plots).encode())
-    return [*paths, *plots, page]
+    return rows, [*paths, *plots, page]
 
 
 def _page(rows: pd.DataFrame, out: Path, plots: list[Path]) -> str:
-    board = leaderboard(rows)
-    tasks = []
-    for name, group in board.groupby("task", sort=False):
-        shown = [metric for metric in METRICS if group[f"{metric}_mean"].notna().any()]
-        lines = [
-            {
-                "row": row,
-                "landed": format_share(row["landed"]),
-                "values": [
-                    (
-                        format_value(row[f"{metric}_mean"], row[f"{metric}_std"]),
-                        # A cheap or straight map is not a better one.
-                        METRICS[metric].kind == "distance"
-                        and bool(pd.notna(row[f"{metric}_rank"]) and row[f"{metric}_rank"] == 1),
-                    )
-                    for metric in shown
-                ],
-            }
-            for _, row in group.iterrows()
-        ]
-        floors = [format_value(group[f"{metric}_floor"].mean(), None) for metric in shown]
-        title = TASKS[str(name)].title if name in TASKS else name
-        samples = [plot.name for plot in plots if plot.name == f"samples_{name}.png"]
-        tasks.append(
-            {
-                "title": title,
-                "name": name,
-                "labels": [METRICS[metric].label for metric in shown],
-                "lines": lines,
-                "floors": floors,
-                "has_settings": bool((group["setting"] != "").any()),
-                "plots": samples,
-            }
-        )
-    pictures = [p.name for p in plots if p.suffix == ".png"]
+    pictures = [path.name for path in plots]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        out=out.name,
-        tasks=tasks,
+        out=out.resolve().name,
+        tasks=[
+            _task(str(name), every, pictures)
+            for name, every in leaderboard(rows).groupby("task", sort=False)
+        ],
         ablations=[name for name in pictures if name.startswith("ablation_")],
         bars=[name for name in pictures if name.startswith("bars_")],
         methods=[METHODS[name] for name in sorted(set(rows["method"])) if name in METHODS],
         metrics=METRICS.values(),
         cells=len(rows),
         statuses=rows["status"].value_counts().to_dict(),
-        commits=sorted(set(rows["commit"].dropna())),
-        devices=sorted(set(rows["device"].dropna())),
+        commits=few(sorted(set(rows["commit"].dropna())), MAX_NAMES, ", "),
+        devices=few(sorted(set(rows["device"].dropna())), MAX_NAMES, ", "),
     )
+
+
+def _task(name: str, every: pd.DataFrame, pictures: list[str]) -> dict[str, Any]:
+    """The section of a task."""
+    shown = shown_metrics(every)
+    picture = f"{file_name('samples', name)}.png"
+    return {
+        "title": TASKS[name].title if name in TASKS else name,
+        "name": name,
+        "labels": [METRICS[metric].label for metric in shown],
+        "lines": [_line(row, shown) for row in best(every, MAX_ROWS).to_dict("records")],
+        "floors": [format_value(every[f"{metric}_floor"].mean(), None) for metric in shown],
+        "has_settings": bool((every["setting"] != "").any()),
+        "cut": cut(every, MAX_ROWS),
+        "plots": [picture] if picture in pictures else [],
+    }
+
+
+def _line(row: dict[Any, Any], shown: list[str]) -> dict[str, Any]:
+    """A row of a task's table."""
+    values = [
+        {
+            "text": format_value(row[f"{metric}_mean"], row[f"{metric}_std"]),
+            # A cheap or straight map is not a better one.
+            "best": METRICS[metric].kind == "distance"
+            and bool(pd.notna(row[f"{metric}_rank"]) and row[f"{metric}_rank"] == 1),
+        }
+        for metric in shown
+    ]
+    others = [
+        format_share(row["landed"]),
+        format_number(row["nfe"], 0),
+        format_number(row["train_seconds"], 1),
+        format_number(row["sample_seconds"], 2),
+    ]
+    return {
+        "method": row["method"],
+        "setting": row["setting"],
+        "seeds": row["count"],
+        "entries": [*values, *({"text": text, "best": False} for text in others)],
+        "note": row["note"],
+    }
 
 
 def main() -> int:
@@ -110,17 +150,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("folder", type=Path, help="output folder of a run")
     out = parser.parse_args().folder
-    if not (out / "cells").is_dir():
-        print(f"bench.report: folder: {out} holds no cells", file=sys.stderr)
-        return 2
     try:
-        paths = write_report(out)
-    except (OSError, ValueError) as error:
+        if not out.is_dir():
+            raise ValueError(f"folder: no such folder: {out}")
+        if not any((out / "cells").glob(f"*/{RECORD}")):
+            raise ValueError(f"folder: {out} holds no recorded cells")
+        rows, paths = _rebuild(out, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    except (OSError, ValueError, StorageError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2
-    rows = pd.read_csv(out / "results.csv")
-    if len(rows):
-        print(table(leaderboard(rows)))
+    print(table(leaderboard(rows)))
     for path in paths:
         print(path)
     return 0

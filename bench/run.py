@@ -7,26 +7,29 @@ From Python: ``from bench import run``, then ``run(methods=["efm"], L=[6, 30])``
 """
 
 import argparse
-import platform
+import contextlib
 import shlex
+import signal
 import sys
-import tempfile
+import threading
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pandas as pd
-from pydantic import ValidationError
 
-from bench.cell import environment
-from bench.execute import cpu_count, execute, resolve_device
+from bench.execute import ExecutionError, Plan, warning_of
+from bench.folder import RECORD, StorageError, cell_folder
 from bench.leaderboard import leaderboard, table
 from bench.metrics import METRICS
+from bench.plugins import load_plugin
 from bench.progress import Progress
-from bench.records import cell_folder, finished, read_records, results, write_json
+from bench.records import RecordError, read_records, results
 from bench.report import write_report, write_tables
+from bench.session import Session, make_plan, pending, settled
+from bench.slots import WorkerError
 from bench.spec import (
     DEFAULT_SUITE,
     SECTIONS,
@@ -35,41 +38,61 @@ from bench.spec import (
     Cell,
     Spec,
     SpecError,
+    as_list,
     check_names,
     check_seeds,
+    folder_name,
     parse_seeds,
     parse_values,
     public_fields,
     read_config,
     suite_path,
+    validated,
 )
 from datasets import TASKS
 from methods import METHODS
 
 RUNS = Path("results/runs")
+SHOWN = 50
+"""Failed cells that are named on the terminal."""
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse_args(words)
+        for path in arguments.plugin:
+            load_plugin(path)
         if arguments.list:
             _list()
             return OK
-        spec, out = _spec(arguments), _out(arguments)
-        cells, device = spec.cells(), resolve_device(arguments.device)
+        spec = _spec(arguments)
+        cells = spec.cells()
+        plan = make_plan(
+            out=_out(arguments),
+            device=arguments.device,
+            jobs=arguments.jobs,
+            threads=arguments.threads,
+            timeout=arguments.timeout,
+            memory=arguments.memory,
+            scheduler=arguments.scheduler,
+            tensorboard=arguments.tensorboard,
+            command=shlex.join(["python", "-m", "bench.run", *words]),
+            plugins=arguments.plugin,
+        )
         if arguments.dry_run:
-            _dry_run(cells, out, arguments.force)
+            _dry_run(cells, plan, arguments.force)
             return OK
-        _check_writable(out)
-        todo = _pending(cells, out, arguments.force)
-        command = ["python", "-m", "bench.run", *(sys.argv[1:] if argv is None else argv)]
-        _write_manifest(out, spec, cells, command)
-        return _run_and_report(cells, todo, out, arguments.jobs, device)
-    except SpecError as error:
-        print(f"bench.run: {error}", file=sys.stderr)
+        with _terminable():
+            return _run_and_report(Session(spec, cells, plan, arguments.force))
+    except (SpecError, RecordError, StorageError) as error:  # nothing has been started
+        _tell(str(error))
         return MISUSED
+    except KeyboardInterrupt:  # before the first cell, or again while tables are written
+        _tell("interrupted")
+        return INTERRUPTED
 
 
 def run(
@@ -78,9 +101,15 @@ def run(
     seeds: Sequence[int] | None = None,
     out: str | Path | None = None,
     suite: str = DEFAULT_SUITE,
-    jobs: int = 1,
+    jobs: int | None = None,
     device: str = "auto",
     force: bool = False,
+    threads: int | None = None,
+    timeout: float | None = None,
+    memory: float | None = None,
+    scheduler: str | None = None,
+    tensorboard: bool = False,
+    plugins: Sequence[str] = (),
     **axes: Any,
 ) -> pd.DataFrame:
     """Runs the cells that have no record yet and writes the tables; no plots, no report.
@@ -89,9 +118,15 @@ def run(
         methods, tasks, seeds: what to compare; those of the suite if not given.
         out: the output folder; ``results/runs/<suite>`` if not given.
         suite: the name of a suite.
-        jobs: worker processes.
+        jobs: worker processes; 1 if not given, or with CUDA one a visible device.
         device: auto, cpu, cuda or cuda:N.
         force: run finished cells again.
+        threads: CPU threads of a cell; its worker's share of the cores if not given.
+        timeout: seconds that a cell may take.
+        memory: megabytes that the worker of a cell may take.
+        scheduler: address or scheduler file of a dask cluster to run on.
+        tensorboard: write the training loss for TensorBoard.
+        plugins: Python files that register methods or tasks.
         axes: settings, a value or a list of values each: ``L=[6, 30]``, ``steps=500``,
             ``**{"efm.points": ["log", "mix"]}``.
 
@@ -100,66 +135,101 @@ def run(
 
     Raises:
         SpecError: an unknown name or a value out of range, before anything is trained.
+        RecordError: the folder holds a file that is no record of this version.
+        StorageError, ExecutionError, WorkerError: the run cannot go on; what is recorded stays.
     """
-    settings = {
-        SHORTHANDS.get(name, name): list(value) if isinstance(value, list | tuple) else [value]
-        for name, value in axes.items()
-    }
+    for path in plugins:
+        load_plugin(path)
+    settings = {SHORTHANDS.get(name, name): as_list(name, value) for name, value in axes.items()}
     given = {"methods": methods, "tasks": tasks, "seeds": seeds}
-    config = {name: list(value) for name, value in given.items() if value is not None}
+    config = {name: as_list(name, value) for name, value in given.items() if value is not None}
     spec = _merge(read_config(suite_path(suite)), {**config, "settings": settings})
-    folder = Path(out) if out is not None else RUNS / suite
-    cells, device = spec.cells(), resolve_device(device)
-    if jobs < 1:
-        raise SpecError(f"jobs: must be at least 1, got {jobs}")
-    _check_writable(folder)
-    todo = _pending(cells, folder, force)
-    _write_manifest(folder, spec, cells, None)
-    for _ in execute(todo, folder, jobs, device):
+    plan = make_plan(
+        out=_folder(out) if out is not None else RUNS / suite,
+        device=device,
+        jobs=jobs,
+        threads=threads,
+        timeout=timeout,
+        memory=memory,
+        scheduler=scheduler,
+        tensorboard=tensorboard,
+        plugins=plugins,
+    )
+    for _ in Session(spec, spec.cells(), plan, force).records():
         pass
-    return write_tables(folder)[0]
+    return write_tables(plan.out)[0]
 
 
-def _run_and_report(cells: list[Cell], todo: list[Cell], out: Path, jobs: int, device: str) -> int:
-    done = len(cells) - len(todo)
-    print(f"{len(cells)} cells, {done} of them finished before; {jobs} jobs on {device}; {out}")
+def _run_and_report(session: Session) -> int:
+    plan, cells = session.plan, session.cells
+    where = f"through {plan.scheduler}" if plan.scheduler else f"{plan.jobs} jobs on {plan.device}"
+    print(f"{len(cells)} cells, {len(session.before)} of them finished before; {where}; {plan.out}")
     sys.stdout.flush()
+    if plan.scheduler is not None and (warning := warning_of(plan.scheduler)) is not None:
+        _tell(warning)
     begin = time.time()
     try:
-        with Progress(todo, out) as progress:
-            for record in execute(todo, out, jobs, device):
+        with Progress(session.todo, plan.out, session.expectation, session.before) as progress:
+            for record in session.records():
                 progress.finished(record)
-        print(f"{len(todo)} cells in {time.time() - begin:.0f} s; writing tables and plots")
+        print(f"{len(session.todo)} cells in {time.time() - begin:.0f} s; writing tables and plots")
         sys.stdout.flush()
-        paths = write_report(out, tell=lambda line: print(line, file=sys.stderr, flush=True))
+        paths = write_report(plan.out, tell=lambda line: print(line, file=sys.stderr, flush=True))
     except KeyboardInterrupt:
-        kept = len(finished(read_records(out)) & {cell.id for cell in cells})
-        write_tables(out)
-        print(
-            f"\nbench.run: interrupted; {kept} of {len(cells)} cells are recorded in {out};"
-            " the same command goes on from there",
-            file=sys.stderr,
-        )
+        with contextlib.suppress(StorageError):
+            write_tables(plan.out)
+        _tell(f"interrupted; {_standing(session)}")
         return INTERRUPTED
-    rows = results(read_records(out))
+    except (StorageError, RecordError, ExecutionError, WorkerError) as error:
+        _tell(f"{error}; {_standing(session)}")
+        return FAILED
+    rows = results(read_records(plan.out))
     print(f"\n{table(leaderboard(rows))}\n")
     for path in paths:
         print(path)
-    mine = rows[rows["id"].isin([cell.id for cell in cells])]
-    bad = mine[~mine["status"].isin(["done", "skipped"])]
-    for row in bad.to_dict("records"):
+    return _tell_failures(rows[rows["id"].isin([cell.id for cell in cells])], plan.out)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, by which a batch system ends a job, is as Ctrl-C."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # cannot handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _standing(session: Session) -> str:
+    out, cells = session.plan.out, session.cells
+    recorded = sum((cell_folder(out, cell.id) / RECORD).exists() for cell in cells)
+    return (
+        f"{recorded} of {len(cells)} cells are recorded in {out};"
+        " the same command goes on from there"
+    )
+
+
+def _tell_failures(rows: pd.DataFrame, out: Path) -> int:
+    """A line for each cell that is neither done nor skipped, up to a number; the exit status."""
+    bad = rows[~rows["status"].isin(["done", "skipped"])]
+    for row in bad.head(SHOWN).to_dict("records"):
         where = cell_folder(out, row["id"])
         name = f"{row['method']} {row['task']} seed {row['seed']}"
         print(f"{row['status']}: {name}: {row['reason']} ({where})", file=sys.stderr)
+    if len(bad) > SHOWN:
+        print(f"and {len(bad) - SHOWN} more, see {out / 'results.csv'}", file=sys.stderr)
     return FAILED if len(bad) else OK
 
 
-def _pending(cells: list[Cell], out: Path, force: bool) -> list[Cell]:
-    try:
-        known = set(finished(read_records(out)))  # a record that is none would spoil the tables
-    except ValueError as error:
-        raise SpecError(f"out: {error}") from None
-    return [cell for cell in cells if force or cell.id not in known]
+def _tell(line: str) -> None:
+    print("bench.run:", line, file=sys.stderr, flush=True)
 
 
 def _spec(arguments: argparse.Namespace) -> Spec:
@@ -190,12 +260,7 @@ def _spec(arguments: argparse.Namespace) -> Spec:
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> Spec:
     settings = {**base.get("settings", {}), **over.get("settings", {})}
-    try:
-        return Spec(**{**base, **over, "settings": settings})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"{name}: {first['msg']}, got {first['input']!r}") from None
+    return validated("", lambda: Spec(**{**base, **over, "settings": settings}))
 
 
 def _names(argument: str, text: str, known: dict[str, Any]) -> list[str]:
@@ -207,32 +272,21 @@ def _names(argument: str, text: str, known: dict[str, Any]) -> list[str]:
 
 
 def _out(arguments: argparse.Namespace) -> Path:
-    if arguments.out == "":
-        raise SpecError("out: empty, give a folder")
-    name: str = arguments.config.stem if arguments.config else arguments.suite
-    return Path(arguments.out) if arguments.out is not None else RUNS / name
+    if arguments.out is not None:
+        return _folder(arguments.out)
+    name: str = arguments.suite if arguments.config is None else folder_name(arguments.config)
+    return RUNS / name
 
 
-def _check_writable(out: Path) -> None:
+def _folder(out: str | Path) -> Path:
+    """The output folder; its name stands in what is printed and written."""
+    if not isinstance(out, str | Path) or not str(out) or not str(out).isprintable():
+        raise SpecError(f"out: expected a folder with a printable name, got {out!r}")
     try:
-        (out / "cells").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out / "cells"):
-            pass
-    except OSError as error:
-        raise SpecError(f"out: cannot write to {str(out)!r}: {error.strerror}") from None
-
-
-def _write_manifest(out: Path, spec: Spec, cells: list[Cell], command: list[str] | None) -> None:
-    manifest = {
-        "command": shlex.join(command) if command else None,
-        "spec": spec.model_dump(mode="json"),
-        "cells": [cell.id for cell in cells],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "platform": platform.platform(),
-        "cores": cpu_count(),
-        **environment(),
-    }
-    write_json(out / "manifest.json", manifest)
+        (Path(out) / "cells").exists()
+    except OSError as error:  # a name that is too long, or in a folder that cannot be read
+        raise SpecError(f"out: no folder {str(out)!r}: {error.strerror}") from None
+    return Path(out)
 
 
 def _list() -> None:
@@ -254,13 +308,14 @@ def _list() -> None:
         print(f"  {name:8} {', '.join(public_fields(section))}")
 
 
-def _dry_run(cells: list[Cell], out: Path, force: bool) -> None:
-    todo = {cell.id for cell in _pending(cells, out, force)}
+def _dry_run(cells: list[Cell], plan: Plan, force: bool) -> None:
+    known = {record["id"]: record for record in read_records(plan.out)}
+    todo = {cell.id for cell in pending(cells, [] if force else settled(cells, known, plan))}
     for cell in cells:
         settings = " ".join(f"{key}={value}" for key, value in cell.hyperparameters.items())
         state = "to do   " if cell.id in todo else "finished"
         print(f"{cell.id} {state} {cell.label} {settings}")
-    print(f"{len(cells)} cells, {len(todo)} to do, in {out}")
+    print(f"{len(cells)} cells, {len(todo)} to do, in {plan.out}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -286,7 +341,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", metavar="N", help="training batch")
     add("--set", action="append", default=[], metavar="NAME=A,B", help="any setting, see --list")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--jobs", type=_positive, default=1, metavar="N", help="worker processes")
+    add("--jobs", type=_count, metavar="N", help="worker processes; with CUDA one a device")
+    add("--threads", type=_count, metavar="N", help="CPU threads a cell")
+    add("--timeout", type=_amount, metavar="SECONDS", help="end a cell that takes longer")
+    add("--memory", type=_amount, metavar="MB", help="end a cell whose worker takes more")
+    add("--scheduler", metavar="ADDRESS", help="dask cluster: tcp://..., tls://... or a file")
+    add("--tensorboard", action="store_true", help="write the training loss for TensorBoard")
+    add("--plugin", action="append", default=[], metavar="FILE.py", help="your method or task")
     add("--out", metavar="DIR", help=f"output folder; default {RUNS}/<suite>")
     add("--config", type=Path, metavar="FILE", help="TOML file with any of these")
     add("--force", action="store_true", help="run finished cells again")
@@ -295,10 +356,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
     return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
 
 
 class _Callable(types.ModuleType):

@@ -24,10 +24,10 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(2000, ge=1)
-    batch: int = Field(512, ge=2)
+    steps: int = Field(2000, ge=1, le=10_000_000)
+    batch: int = Field(512, ge=2, le=1_000_000)
     lr: float = Field(5e-3, gt=0)
-    warmup: int = Field(100, ge=0)
+    warmup: int = Field(100, ge=0, le=10_000_000)
     clip: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
 

@@ -68,7 +68,7 @@ class ElectrostaticFieldMatching(Method):
     plate_distance: float = Field(30.0, gt=0, alias="L")
     points: PointScheme = "mix"
     sigma: float | None = Field(1.0, ge=0)
-    charges: int = Field(256, ge=1)
+    charges: int = Field(256, ge=1, le=100_000)
     offset: float = Field(0.05, ge=0)
     min_slope: float = Field(1e-2, gt=0, lt=1)
     endpoints: Literal["included"] = "included"

@@ -20,25 +20,43 @@ class NetworkSettings(BaseModel):
 
     ``skip`` adds a linear path from x to the output, gated by the scalar; ``auto`` has it from
     ``SKIP_DIM`` dimensions on, where a plain MLP cannot even learn a linear map in the budget.
+    ``precision`` is that of the network's matrix products, in training and sampling; weights,
+    fields, losses and solvers stay in float32.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = Field(128, ge=1)
-    depth: int = Field(3, ge=1)
+    width: int = Field(128, ge=1, le=16_384)
+    depth: int = Field(3, ge=1, le=1_000)
     skip: Literal["auto", "on", "off"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def factory(self, dim: int) -> NetworkFactory:
         """The network factory for data of dimension ``dim``."""
         skip = self.skip == "on" or (self.skip == "auto" and dim >= SKIP_DIM)
 
         def build(scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module:
-            return MLP(dim + extra_inputs, scalars, outputs, self.width, self.depth, skip)
+            network = MLP(dim + extra_inputs, scalars, outputs, self.width, self.depth, skip)
+            return network if self.precision == "float32" else HalfPrecision(network)
 
         return build
 
 
 SKIP_DIM = 16
+
+
+class HalfPrecision(nn.Module):
+    """A network whose matrix products are in bfloat16; its output is float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """As the network, (B, inputs), (B, scalars) -> (B, outputs)."""
+        with torch.autocast(x.device.type, torch.bfloat16):
+            output: Tensor = self.network(x, embedding)
+        return output.float()
 
 
 class MLP(nn.Module):

@@ -54,7 +54,7 @@ class PoissonFlow(Method):
     z_min: float = Field(1e-3, gt=0)
     sigma: float = Field(0.01, gt=0)
     gamma: float = Field(5.0, ge=0)
-    charges: int = Field(512, ge=1)
+    charges: int = Field(512, ge=1, le=100_000)
 
     @classmethod
     def defaults(cls, dim: int) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Solver(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     solver: SolverName = "heun"
-    solver_steps: int = Field(25, ge=1)
+    solver_steps: int = Field(25, ge=1, le=10_000)
     grid: Literal["auto"] | GridName = "auto"
     rtol: float = Field(1e-4, gt=0)
     atol: float = Field(1e-4, gt=0)

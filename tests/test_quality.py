@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from bench import run
-from bench.records import cell_folder
+from bench.folder import cell_folder
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,14 @@ import pytest
 import torch
 
 import bench.run
-from bench.execute import execute, run_alone
-from bench.records import cell_folder, finished, read_records
-from bench.spec import Spec
+from bench.folder import cell_folder
+from bench.records import read_records
 from datasets import TASKS, Distribution, Task
 from datasets.base import TASKS as TABLE
 from datasets.gaussians import StandardNormal
 from methods import METHODS
 from methods.fm import FlowMatching
+from tests.chaos import workers
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--steps", "3", "--batch", "16", "--set", "eval.n=32", "--set", "network.width=8"]
@@ -238,16 +237,6 @@ def test_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path: Path, jobs
     assert all(after[key] == record for key, record in records.items())
 
 
-def loky_workers(pid: int) -> list[int]:
-    """The worker processes of a run."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 def test_a_killed_worker_costs_no_cell(tmp_path: Path) -> None:
     arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0-19"]
@@ -263,54 +252,13 @@ def test_a_killed_worker_costs_no_cell(tmp_path: Path) -> None:
     while len(list(tmp_path.glob("cells/*/record.json"))) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.kill(loky_workers(process.pid)[0], signal.SIGKILL)
+    os.kill(workers(process.pid)[0].pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     rows = pd.read_csv(tmp_path / "results.csv")
     assert (rows["status"] == "done").all()
     assert sorted(rows["seed"]) == list(range(20))
-
-
-def test_a_cell_that_kills_its_process_twice_is_a_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Dying:
-        def __init__(self, workers: int) -> None: ...
-
-        def __enter__(self) -> "Dying":
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-        def submit(self, *call: object) -> "Dying":
-            return self
-
-        def result(self) -> None:
-            raise BrokenProcessPool
-
-    monkeypatch.setattr("bench.execute.ProcessPoolExecutor", Dying)
-    arguments = {"methods": ["fm"], "tasks": ["gaussian_to_swiss_roll"], "seeds": [0]}
-    (cell,) = Spec(**arguments, settings={}).cells()
-    assert run_alone(cell, tmp_path, "cpu", 1)["status"] == "killed"
-    (record,) = read_records(tmp_path)
-    assert record["reason"] == "the worker process was killed, twice"
-    assert finished([record]) == set()  # the next run tries again
-
-
-def test_workers_that_die_as_they_start_end_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def dead(tasks: object) -> None:
-        raise BrokenProcessPool
-
-    monkeypatch.setattr("bench.execute.joblib.Parallel", lambda **options: dead)
-    monkeypatch.setattr("bench.execute.run_alone", lambda cell, *rest: {"id": cell.id})
-    cells = Spec(
-        methods=["fm"], tasks=["gaussian_to_swiss_roll"], seeds=[0, 1, 2], settings={}
-    ).cells()
-    records = list(execute(cells, tmp_path, jobs=2))
-    assert [record["id"] for record in records] == [cell.id for cell in cells]
 
 
 class Broken(FlowMatching):

@@ -1,0 +1,92 @@
+"""What a record says of where it comes from: commit, packages, machine."""
+
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+DISTRIBUTION = "field-matching-bench"
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Commit, versions of Python and of every dependency, and the machine."""
+    known = commit()
+    return {
+        "commit": known,
+        "dirty": known is not None and known.endswith("+"),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "hardware": {
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "processor": processor(),
+            "cores": cpu_count(),
+            "memory_mb": round(psutil.virtual_memory().total / 2**20),
+            "gpus": torch.cuda.device_count(),
+            "cuda": torch.version.cuda,
+        },
+    }
+
+
+def commit() -> str | None:
+    """The commit of this code, with ``+`` if the tree has changes; None outside of a checkout."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # an installed copy may lie in a checkout of something else
+        return None
+    try:
+        text = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return text.strip()
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """The installed version of every package that this one requires."""
+    names = {"torch", "numpy", "scipy", "pot", "torchdiffeq", "scikit-learn"}
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        lines = []
+    names |= {_name(line) for line in lines if "extra ==" not in line}
+    return {name: version(name) for name in sorted(names)}
+
+
+def _name(requirement: str) -> str:
+    for end, character in enumerate(requirement):
+        if not (character.isalnum() or character in "-_."):
+            return requirement[:end]
+    return requirement
+
+
+def processor() -> str:
+    """The model of the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def device_name(device: str) -> str:
+    """The device as it stands in the tables."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
