@@ -1,9 +1,11 @@
 """Where cells run: in this process, in worker processes here, or on a dask cluster."""
 
 import contextlib
+import json
 import logging
 import re
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,10 +19,12 @@ import torch
 
 from bench.folder import (
     RECORD,
+    End,
     Record,
     StorageError,
     cell_folder,
     is_held,
+    note_end,
     outcome_of,
     write_json,
     writing,
@@ -29,7 +33,7 @@ from bench.provenance import cpu_count
 from bench.records import RecordError
 from bench.slots import Job, Slot, WorkerError, deal, run_here, stop_here
 from bench.spec import Cell, SpecError
-from bench.worker import conclude, work
+from bench.worker import work
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 1.0
 CONNECT_SECONDS = 10
 CLOSE_SECONDS = 5
+FETCH_SECONDS = 60
 
 
 class ExecutionError(Exception):
@@ -53,7 +58,8 @@ class Plan(NamedTuple):
     timeout: float | None = None
     memory: float | None = None
     scheduler: str | None = None
-    since: float = 0.0
+    begun: float = 0.0
+    force: bool = False
     command: str | None = None
     tensorboard: bool = False
     plugins: tuple[str, ...] = ()
@@ -67,7 +73,8 @@ class Plan(NamedTuple):
             threads=self.threads,
             timeout=self.timeout,
             memory=self.memory,
-            since=self.since,
+            begun=self.begun,
+            force=self.force,
             command=self.command,
             tensorboard=self.tensorboard,
             plugins=self.plugins,
@@ -216,29 +223,48 @@ class Dask:
             yield job, self._record(future, job)
 
     def _record(self, future: Any, job: Job) -> Record | None:
+        """What came of a job."""
+        if future.status == "error":
+            return self._failure(future.exception(), job)
+        if future.status != "finished" and self.client.status == "running":
+            return None  # the worker died that had the result; the next one finds the record
+        try:
+            record: Record | None = future.result(timeout=FETCH_SECONDS)
+        except Exception as error:
+            if self.client.status == "running":
+                return None
+            why = type(error).__name__
+            raise ExecutionError(f"lost the scheduler {self.plan.scheduler}: {why}") from None
+        path = cell_folder(self.plan.out, job.id) / RECORD
+        if record is not None and not path.exists():  # a worker that shares no disk with us
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, record)
+        return record
+
+    def _failure(self, error: Exception, job: Job) -> Record | None:
+        """A job whose dask workers died is a killed cell; else the cluster is unfit."""
         from distributed import KilledWorker
 
-        if future.status == "finished":
-            record: Record | None = future.result()
-            path = cell_folder(self.plan.out, job.id) / RECORD
-            if record is not None and not path.exists():  # a worker that shares no disk with us
-                with writing(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, record)
-            return record
-        if future.status != "error":
-            raise ExecutionError(f"lost the scheduler {self.plan.scheduler}")
-        error = future.exception()
         if isinstance(error, KilledWorker):
             reason = f"{error.allowed_failures + 1} dask workers died while it ran there"
-            return conclude(job, outcome_of("killed", reason), 0.0, "cpu")
+            folder = cell_folder(self.plan.out, job.id)
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            note_end(folder, End(outcome_of("killed", reason), time.time(), 0.0))
+            return work(job, "cpu")
         if isinstance(error, StorageError | RecordError | WorkerError):
             raise error
         raise ExecutionError(f"a dask worker cannot run cells: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Ends what is at work there."""
-        # The scheduler may be gone; then nothing can be asked of it.
+        # The scheduler or a worker may be gone; nothing that is asked of it is answered then.
+        ending = threading.Thread(target=self._end, daemon=True)
+        ending.start()
+        ending.join(CLOSE_SECONDS)
+
+    def _end(self) -> None:
         with contextlib.suppress(Exception):
             self.client.cancel(list(self.futures))
             self.client.run(stop_here, self.name, on_error="ignore")
@@ -262,27 +288,39 @@ def connect(scheduler: str) -> "Client":
     for name in logging.getLogger().manager.loggerDict:
         if name.startswith("distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    is_address = "://" in scheduler
-    if not is_address and not Path(scheduler).is_file():
-        raise SpecError(
-            "scheduler: expected an address such as tcp://127.0.0.1:8786 or a scheduler file,"
-            f" got {scheduler!r}"
-        )
-    given = {"address": scheduler} if is_address else {"scheduler_file": scheduler}
+    address = address_of(scheduler)
     try:
         certificates = Security().get_connection_args("client").get("ssl_context")
-        if scheduler.startswith("tls://") and certificates is None:
+        if address.startswith("tls://") and certificates is None:
             # The client would hang, half open, on its way out.
             raise ValueError("it wants certificates, see the README")
-        return Client(**given, timeout=CONNECT_SECONDS, set_as_default=False)
+        return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except Exception as error:  # whatever is wrong with an address or a certificate
         why = " ".join(str(error).split())
         raise SpecError(f"scheduler: cannot connect to {scheduler!r}: {why}") from None
 
 
+def address_of(scheduler: str) -> str:
+    """The address of a scheduler, which a scheduler file holds.
+
+    Raises:
+        SpecError: neither an address nor such a file.
+    """
+    try:
+        if "://" in scheduler:
+            urlsplit(scheduler)
+            return scheduler
+        return str(json.loads(Path(scheduler).read_bytes())["address"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SpecError(
+            "scheduler: expected an address such as tcp://127.0.0.1:8786 or a scheduler file,"
+            f" got {scheduler!r}"
+        ) from None
+
+
 def warning_of(scheduler: str) -> str | None:
     """What to tell someone whose cluster anybody on the network could use; None if all is well."""
-    parts = urlsplit(scheduler)
+    parts = urlsplit(address_of(scheduler))
     if parts.scheme != "tcp" or parts.hostname in ("127.0.0.1", "localhost", "::1"):
         return None
     return f"{scheduler} is neither encrypted nor authenticated; the README shows tls://"

@@ -4,18 +4,17 @@ Light on purpose: processes that only watch over cells import this and not torch
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import filelock
+from typing import Any, NamedTuple
 
 RECORD, LOG, TRACEBACK = "record.json", "log.txt", "traceback.txt"
 SAMPLES, MODEL = "samples.npz", "model.safetensors"
-LOCK, KILLS = ".lock", "kills"
+LOCK, KILLS, ENDED = ".lock", "kills", "ended.json"
 MAX_KILLS = 3
 """A cell that has killed its worker this often is not tried again."""
 
@@ -61,7 +60,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.chmod(name, 0o644)
             os.replace(name, path)
         except BaseException:
-            os.unlink(name)
+            with contextlib.suppress(FileNotFoundError):  # it has its name already
+                os.unlink(name)
             raise
 
 
@@ -76,14 +76,19 @@ def hold(folder: Path) -> Iterator[bool]:
 
     The operating system keeps the lock (flock), so a process that dies lets go of it. The file
     itself stays: to remove it would let two processes hold two files of one name.
+
+    Raises:
+        StorageError: a folder that cannot be written, or a file system without locks.
     """
-    lock = filelock.FileLock(folder / LOCK)
-    with writing(folder / LOCK), contextlib.suppress(filelock.Timeout):
-        lock.acquire(blocking=False)
-    try:
-        yield lock.is_locked
-    finally:
-        lock.release()
+    with contextlib.ExitStack() as stack:
+        with writing(folder / LOCK):
+            file = stack.enter_context((folder / LOCK).open("ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = True
+            except BlockingIOError:
+                mine = False
+        yield mine
 
 
 def is_held(folder: Path) -> bool:
@@ -98,6 +103,30 @@ def kills(folder: Path) -> int:
         return int((folder / KILLS).read_text())
     except (OSError, ValueError):
         return 0
+
+
+class End(NamedTuple):
+    """How, when and after how many seconds a cell was ended from outside."""
+
+    outcome: dict[str, Any]
+    at: float
+    took: float
+
+
+def note_end(folder: Path, end: End) -> None:
+    """Notes the end of a cell before its worker is killed.
+
+    Whoever is next to hold the lock of the cell makes it the record.
+    """
+    write_json(folder / ENDED, end._asdict())
+
+
+def noted_end(folder: Path) -> End | None:
+    """What :func:`note_end` noted, if anything."""
+    try:
+        return End(**json.loads((folder / ENDED).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def set_kills(folder: Path, count: int) -> None:

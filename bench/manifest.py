@@ -1,12 +1,12 @@
 """``manifest.json``: the commands that were run into an output folder, when, and how they ended."""
 
+import contextlib
+import fcntl
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from bench.folder import write_json, writing
 from bench.records import RecordError
@@ -32,6 +32,8 @@ def end_run(out: Path, number: int, statuses: Mapping[str, int]) -> None:
     """Notes how many cells of a run ended how."""
     with _lock(out):
         runs = read_runs(out)
+        if number >= len(runs):  # somebody has moved the file away
+            return
         finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         runs[number] |= {"finished": finished, "statuses": dict(statuses)}
         write_json(out / MANIFEST, {"runs": runs})
@@ -51,8 +53,10 @@ def read_runs(out: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def _lock(out: Path) -> filelock.BaseFileLock:
-    with writing(out / MANIFEST):
-        lock = filelock.FileLock(out / ".manifest.lock")
-        lock.acquire()
-    return lock
+@contextlib.contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with writing(out / MANIFEST):
+            file = stack.enter_context((out / ".manifest.lock").open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

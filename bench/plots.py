@@ -99,7 +99,7 @@ def _remove_others(folder: Path, paths: list[Path]) -> None:
     for kind in ("samples", "bars", "ablation"):
         for old in {*folder.glob(f"{kind}_*.png"), *folder.glob(f"{kind}_*.pdf")} - kept:
             with writing(old):
-                old.unlink()
+                old.unlink(missing_ok=True)
 
 
 def sample_figure(

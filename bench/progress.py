@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from bench.folder import Record
 from bench.schedule import Expectation
-from bench.spec import Cell
+from bench.spec import Cell, printable
 from bench.worker import RUNNING
 
 TERMINAL_SECONDS = 0.5
@@ -54,7 +54,7 @@ class Progress:
         self.best: dict[str, tuple[float, str]] = {}
         for record in before:
             self._compare(record)
-        self.spent = 0.0
+        self.ended: list[Cell] = []
         self.begin = time.time()
         self.terminal = stream.isatty()
         self.height = 0
@@ -81,7 +81,8 @@ class Progress:
         with self.lock:
             cell = self.pending.pop(record["id"])
             self.expectation.learn(cell, record)
-            self.spent += self.expectation.seconds(cell)
+            if record["status"] != "skipped":
+                self.ended.append(cell)
             self.counts[record["status"]] += 1
             self._compare(record)
             self._clear()
@@ -114,15 +115,16 @@ class Progress:
         bad = self.counts.total() - self.counts["done"] - self.counts["skipped"]
         head = f"{self.counts.total()} of {self.total} cells done, {len(running)} running"
         head += f", {bad} failed" if bad else ""
-        head += f", about {tqdm.format_interval(self._left())} left" if self.spent else ""
+        head += f", about {tqdm.format_interval(self._left())} left" if self.ended else ""
         best = [f"best so far: {words}" for _, words in self.best.values()]
         now = [f"{state['label']} {standing(state)}" for state in running]
         return [head, *_cut(best), *_cut(now)]
 
     def _left(self) -> float:
-        """At the pace of this run: it has ``spent`` so many expected seconds in so long a time."""
-        expected = sum(self.expectation.seconds(cell) for cell in self.pending.values())
-        return (time.time() - self.begin) * expected / self.spent
+        """At the pace of this run: so many expected seconds were done in so long a time."""
+        done = sum(map(self.expectation.seconds, self.ended))
+        expected = sum(map(self.expectation.seconds, self.pending.values()))
+        return (time.time() - self.begin) * expected / done
 
     def _draw(self, lines: list[str]) -> None:
         width = shutil.get_terminal_size().columns - 1
@@ -178,7 +180,7 @@ def main_distance(record: Record) -> tuple[str, float]:
 def summary(record: Record) -> str:
     """Status, main distance and time of a finished cell."""
     if record["status"] != "done":
-        return f"{record['status']}: {record['reason']}"
+        return printable(f"{record['status']}: {record['reason']}")
     name, value = main_distance(record)
     floor = record["metrics"][f"{name}_floor"]
     return f"{name} {value:.3f} (floor {floor:.3f}), {record['seconds']:.0f} s"

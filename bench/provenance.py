@@ -1,5 +1,6 @@
 """What a record says of where it comes from: commit, packages, machine."""
 
+import importlib.util
 import os
 import platform
 import subprocess
@@ -13,6 +14,8 @@ import psutil
 import torch
 
 DISTRIBUTION = "field-matching-bench"
+CODE = ("bench", "methods", "datasets", "pyproject.toml")
+EXTRAS = ("dask", "distributed", "tensorboard")
 
 
 @cache
@@ -37,21 +40,22 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this code, with ``+`` if the tree has changes; None outside of a checkout."""
+    """The commit of this code, with ``+`` if it has changes; None outside of a checkout."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():  # an installed copy may lie in a checkout of something else
         return None
     try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        name = _git(root, "rev-parse", "--short=12", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", *CODE)  # new files are changes too
     except (OSError, subprocess.CalledProcessError):
         return None
-    return text.strip()
+    return name + ("+" if changes else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 @cache
@@ -63,6 +67,7 @@ def package_versions() -> dict[str, str]:
     except PackageNotFoundError:  # run from a checkout that is not installed
         lines = []
     names |= {_name(line) for line in lines if "extra ==" not in line}
+    names |= {name for name in EXTRAS if importlib.util.find_spec(name) is not None}
     return {name: version(name) for name in sorted(names)}
 
 

@@ -5,6 +5,7 @@ rebuilt from the records.
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -104,8 +105,14 @@ def _problem(record: Record) -> str | None:
         if not isinstance(value, str | int | float | None):
             return f"its setting {name!r} is neither a number nor a word"
     for name, value in record["metrics"].items():
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or not math.isfinite(value):
             return f"its metric {name!r} is not a number"
+    if record["status"] == "done" and not {"w2", "sliced_w2"} & set(record["metrics"]):
+        return "it is done and has no distance"
+    if not isinstance(record.get("reason"), str | None):
+        return "its reason is not text"
+    if not set(record.get("exceeded", {})) <= {"timeout", "memory"}:
+        return "it exceeded a limit that does not exist"
     return None
 
 

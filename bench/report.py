@@ -56,7 +56,7 @@ def write_tables(out: Path) -> tuple[pd.DataFrame, list[Path]]:
         write_atomically(paths[-1], frame.to_csv(index=False).encode())
     for old in set(out.glob("ablation_*.csv")) - set(paths):
         with writing(old):
-            old.unlink()
+            old.unlink(missing_ok=True)  # another runner may be as far
     return rows, paths
 
 

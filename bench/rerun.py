@@ -57,6 +57,7 @@ def _read(path: Path, plugins: Sequence[str]) -> tuple[Record, Cell]:
     The plugins that a record names are not loaded: a file must not be able to have code run.
     """
     hashes = {load_plugin(plugin) for plugin in plugins}
+    path = path.absolute()
     path = path / RECORD if path.is_dir() else path
     record = read_record(path)
     try:
@@ -69,6 +70,13 @@ def _read(path: Path, plugins: Sequence[str]) -> tuple[Record, Cell]:
         if name not in known:
             named = ", ".join(record.get("plugins", {})) or "none"
             raise SpecError(f"{kind}: {name!r} is not known; the record names the plugins: {named}")
+    try:
+        method, task = cell.build_method(), cell.build_task()
+    except ValidationError as error:
+        raise RecordError(f"{path}: {' '.join(str(error.errors()[0]['msg']).split())}") from None
+    now = method.hyperparameters(), task.version, task.parameters()
+    if now != (cell.hyperparameters, cell.task_version, cell.task_parameters):
+        raise RecordError(f"{path}: recorded with other settings or data than there are now")
     for plugin, digest in record.get("plugins", {}).items():
         if digest not in hashes:
             print(f"bench.rerun: {plugin} has changed or is not given", file=sys.stderr)

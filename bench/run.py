@@ -44,6 +44,7 @@ from bench.spec import (
     folder_name,
     parse_seeds,
     parse_values,
+    printable,
     public_fields,
     read_config,
     suite_path,
@@ -154,9 +155,11 @@ def run(
         scheduler=scheduler,
         tensorboard=tensorboard,
         plugins=plugins,
+        command=shlex.join(["python", *sys.argv]),
     )
-    for _ in Session(spec, spec.cells(), plan, force).records():
-        pass
+    with contextlib.closing(Session(spec, spec.cells(), plan, force).records()) as records:
+        for _ in records:
+            pass
     return write_tables(plan.out)[0]
 
 
@@ -169,8 +172,11 @@ def _run_and_report(session: Session) -> int:
         _tell(warning)
     begin = time.time()
     try:
-        with Progress(session.todo, plan.out, session.expectation, session.before) as progress:
-            for record in session.records():
+        with (
+            Progress(session.todo, plan.out, session.expectation, session.before) as progress,
+            contextlib.closing(session.records()) as records,
+        ):
+            for record in records:
                 progress.finished(record)
         print(f"{len(session.todo)} cells in {time.time() - begin:.0f} s; writing tables and plots")
         sys.stdout.flush()
@@ -209,6 +215,11 @@ def _terminable() -> Iterator[None]:
 
 def _standing(session: Session) -> str:
     out, cells = session.plan.out, session.cells
+    if session.plan.force:
+        return (
+            f"{session.statuses.total()} of {len(cells)} cells were recorded anew in {out};"
+            " --force repeats these too"
+        )
     recorded = sum((cell_folder(out, cell.id) / RECORD).exists() for cell in cells)
     return (
         f"{recorded} of {len(cells)} cells are recorded in {out};"
@@ -222,7 +233,7 @@ def _tell_failures(rows: pd.DataFrame, out: Path) -> int:
     for row in bad.head(SHOWN).to_dict("records"):
         where = cell_folder(out, row["id"])
         name = f"{row['method']} {row['task']} seed {row['seed']}"
-        print(f"{row['status']}: {name}: {row['reason']} ({where})", file=sys.stderr)
+        print(f"{row['status']}: {name}: {printable(row['reason'])} ({where})", file=sys.stderr)
     if len(bad) > SHOWN:
         print(f"and {len(bad) - SHOWN} more, see {out / 'results.csv'}", file=sys.stderr)
     return FAILED if len(bad) else OK

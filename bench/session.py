@@ -5,12 +5,20 @@ import importlib.util
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
 
-from bench.execute import Executor, Plan, check_device, execute, open_executor, resolve_device
+from bench.execute import (
+    Executor,
+    Plan,
+    address_of,
+    check_device,
+    execute,
+    open_executor,
+    resolve_device,
+)
 from bench.folder import Record, cell_folder, set_kills
 from bench.manifest import add_run, end_run
 from bench.provenance import environment
@@ -19,7 +27,7 @@ from bench.schedule import Expectation, longest_first
 from bench.spec import Cell, Spec, SpecError
 
 MAX_COUNT = 100_000
-MAX_LIMIT = 1e12
+MAX_LIMIT = 1e9
 
 
 def make_plan(
@@ -44,7 +52,7 @@ def make_plan(
             raise SpecError(f"{name}: must be a number from 1 to {MAX_COUNT}, got {count!r}")
     for name, limit in (("timeout", timeout), ("memory", memory)):
         if limit is not None and not (isinstance(limit, int | float) and 0 < limit <= MAX_LIMIT):
-            raise SpecError(f"{name}: must be a positive number, got {limit!r}")
+            raise SpecError(f"{name}: must be positive and at most 1e9, got {limit!r}")
     if scheduler is not None and jobs is not None:
         raise SpecError("jobs: a cluster has as many as it has workers; leave it out")
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -54,6 +62,7 @@ def make_plan(
     if scheduler is None:
         device = resolve_device(device)
     else:
+        address_of(scheduler)
         check_device(device)  # the workers have it or not
     if jobs is None:
         jobs = torch.cuda.device_count() if device == "cuda" else 1
@@ -89,8 +98,8 @@ class Session:
     def __init__(self, spec: Spec, cells: list[Cell], plan: Plan, force: bool) -> None:
         check_writable(plan.out)
         known = {record["id"]: record for record in read_records(plan.out)}
-        self.cells, self.force = cells, force
-        self.plan = plan._replace(since=time.time()) if force else plan
+        self.cells = cells
+        self.plan = plan._replace(begun=time.time(), force=force)
         self.before = [] if force else settled(cells, known, plan)
         self.expectation = Expectation()
         for cell in cells:
@@ -100,7 +109,9 @@ class Session:
         for cell in self.todo if force else []:
             set_kills(cell_folder(plan.out, cell.id), 0)
         self.statuses = Counter(str(record["status"]) for record in self.before)
-        self.executor: Executor | None = open_executor(plan, len(self.todo)) if self.todo else None
+        self.executor: Executor | None = None
+        if self.todo:
+            self.executor = open_executor(self.plan, len(self.todo))
         entry = {"command": plan.command, "spec": spec.model_dump(mode="json"), "cells": len(cells)}
         try:
             self.number = add_run(plan.out, **entry, **environment())
@@ -109,7 +120,7 @@ class Session:
                 self.executor.close()
             raise
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Generator[Record]:
         """Runs what is left to do and yields the records as they finish.
 
         Raises:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky import ProcessPoolExecutor, process_executor
 
-from bench.folder import Record, cell_folder, kills, outcome_of, set_kills
+from bench.folder import End, Record, cell_folder, kills, note_end, outcome_of, set_kills
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 0.5
@@ -41,8 +41,10 @@ class Job(NamedTuple):
     """Seconds."""
     memory: float | None = None
     """Megabytes of resident memory of the worker."""
-    since: float = 0.0
-    """A finished record from before that time does not count (``--force``)."""
+    begun: float = 0.0
+    """When the command began: whatever was recorded after that is not repeated."""
+    force: bool = False
+    """Repeat what was recorded before that."""
     command: str | None = None
     tensorboard: bool = False
     plugins: tuple[str, ...] = ()
@@ -57,6 +59,13 @@ class _StoppedError(Exception):
     """The slot is to end."""
 
 
+class _ExceededError(Exception):
+    """The worker exceeds a limit of its job."""
+
+    def __init__(self, outcome: dict[str, Any], took: float) -> None:
+        self.outcome, self.took = outcome, took
+
+
 class Slot:
     """Runs jobs in a worker process.
 
@@ -69,6 +78,8 @@ class Slot:
     def __init__(self, device: str, index: int, threads: int | None = None) -> None:
         self.device, self.index, self.threads = device, index, threads
         self.stopped = threading.Event()
+        self.wanted: Callable[[], bool] = lambda: True
+        self.used = False
         self.pool: Any = None
         self.future: Any = None
 
@@ -84,10 +95,18 @@ class Slot:
             try:
                 worker = self._start()
                 self._call(_work, job, self.device, self.index)
-                return self._watch(worker, job)
+                record = self._watch(worker, job)
+                self.used = True
+                return record
             except BrokenProcessPool:
                 self.close()
                 set_kills(folder, kills(folder) + 1)  # the worker gives up when it sees 3
+            except _ExceededError as exceeded:
+                # The memory of earlier cells is no fault of this one: then it gets a new worker.
+                if exceeded.outcome["status"] == "timeout" or not self.used:
+                    # The next worker records it.
+                    note_end(folder, End(exceeded.outcome, time.time(), exceeded.took))
+                self.close()
             except _StoppedError:
                 self.close()
                 return None
@@ -98,11 +117,14 @@ class Slot:
 
     def close(self) -> None:
         """Kills the worker, if there is one. Only for the thread that calls :meth:`run`."""
+        self.used = False
         if self.pool is None:
             return
         # loky stumbles over a call that it has not passed on yet (KeyError in its own thread).
         end = time.monotonic() + 5
-        while not (self.future.running() or self.future.done()) and time.monotonic() < end:
+        while self.future is not None and time.monotonic() < end:
+            if self.future.running() or self.future.done():
+                break
             time.sleep(0.01)
         self.pool.shutdown(wait=True, kill_workers=True)
         self.pool = self.future = None
@@ -120,28 +142,27 @@ class Slot:
             try:
                 self._call(_ready)
                 return psutil.Process(self._result())
-            except (BrokenProcessPool, psutil.NoSuchProcess) as error:
+            except (BrokenProcessPool, psutil.NoSuchProcess, OSError) as error:
                 self.close()
                 cause = error
         raise WorkerError(f"worker processes die as they start: {' '.join(str(cause).split())}")
 
     def _watch(self, worker: psutil.Process, job: Job) -> Record | None:
-        """The result of the worker; or, if it exceeds a limit, what its successor notes of it."""
+        """The result of the worker.
+
+        Raises:
+            _ExceededError: it exceeds a limit.
+        """
         begin = time.monotonic()
-        record: Record | None
         while True:
             try:
-                record = self._result(POLL_SECONDS)
+                record: Record | None = self._result(POLL_SECONDS)
                 return record
             except NotYet:
                 elapsed = time.monotonic() - begin
                 outcome = excess(job, elapsed, worker)
             if outcome is not None:
-                self.close()
-                self._start()
-                self._call(_conclude, job, self.device, self.index, outcome, elapsed)
-                record = self._result()
-                return record
+                raise _ExceededError(outcome, elapsed)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Has the worker begin a call; :meth:`_result` is its result."""
@@ -152,10 +173,10 @@ class Slot:
 
         Raises:
             NotYet: it takes longer than that.
-            _StoppedError: meanwhile somebody called :meth:`stop`.
+            _StoppedError: somebody called :meth:`stop`, or nobody wants the result any more.
         """
         end = time.monotonic() + seconds
-        while not self.stopped.is_set():
+        while self.wanted() and not self.stopped.is_set():
             try:
                 return self.future.result(timeout=POLL_SECONDS)
             except NotYet:
@@ -218,7 +239,12 @@ def thread_variables(threads: int | None) -> dict[str, str]:
 
 def _begin_work(owner: int) -> None:
     """In the worker: its owner alone ends it, and it does not outlive its owner."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal or a batch system signals the whole group; the death of the worker would count
+    # against its cell.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # loky ends a worker that has grown by 300 MB, as every one does that opens a GPU.
+    process_executor._USE_PSUTIL = False
 
     def watch() -> None:
         while os.getppid() == owner:
@@ -240,14 +266,6 @@ def _work(job: Job, device: str, index: int) -> Record | None:
     from bench.worker import work  # not above: the owner of a slot needs no torch
 
     return work(job, device, index)
-
-
-def _conclude(
-    job: Job, device: str, index: int, outcome: dict[str, Any], took: float
-) -> Record | None:
-    from bench.worker import conclude
-
-    return conclude(job, outcome, took, device, index)
 
 
 _slots: dict[str, list[Slot]] = {}
@@ -274,6 +292,7 @@ def run_here(run: str, job: Job, device: str) -> Record | None:
         slot = free.pop() if free else Slot(device, len(slots), job.threads)
         if slot not in slots:
             slots.append(slot)
+    slot.wanted = _task_is_wanted()
     try:
         return slot.run(job)
     finally:
@@ -282,6 +301,20 @@ def run_here(run: str, job: Job, device: str) -> Record | None:
                 slot.close()
             else:
                 free.append(slot)
+
+
+def _task_is_wanted() -> Callable[[], bool]:
+    """Whether the dask task of this thread still is, after its client was killed for instance."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def wanted() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state != "cancelled"
+
+    return wanted
 
 
 def stop_here(run: str) -> None:

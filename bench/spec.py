@@ -47,10 +47,11 @@ class SpecError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(_shortened(_printable(message)))
+        super().__init__(_shortened(printable(message)))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Text in which what could move a terminal's cursor is escaped."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text

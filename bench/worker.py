@@ -13,17 +13,20 @@ import torch
 
 from bench.cell import Notify, run_cell
 from bench.folder import (
+    ENDED,
     LOG,
     MAX_KILLS,
     MODEL,
     RECORD,
     SAMPLES,
     TRACEBACK,
+    End,
     Record,
     StorageError,
     cell_folder,
     hold,
     kills,
+    noted_end,
     outcome_of,
     set_kills,
     write_json,
@@ -36,6 +39,7 @@ from bench.slots import Job, deal
 from bench.spec import Cell
 
 RUNNING = "running"
+FILES = (RECORD, SAMPLES, MODEL, TRACEBACK)
 NOTIFY_SECONDS = 0.5
 
 
@@ -71,9 +75,19 @@ class Attempt:
         write_json(self.folder / RECORD, record)
         with contextlib.suppress(OSError):
             self.running.unlink(missing_ok=True)
+            (self.folder / ENDED).unlink(missing_ok=True)
+            for name in () if outcome["status"] == "done" else (SAMPLES, MODEL):
+                (self.folder / name).unlink(missing_ok=True)  # of an earlier attempt
             if (self.folder / TRACEBACK).stat().st_size == 0:  # of a process that was killed
                 (self.folder / TRACEBACK).unlink()
         return record
+
+    def clean(self) -> None:
+        """Removes what an attempt has left that was killed or failed."""
+        rests = [path for name in FILES for path in self.folder.glob(f".{name}*")]
+        with contextlib.suppress(OSError):
+            for path in [*rests, self.folder / ENDED, self.folder / TRACEBACK]:
+                path.unlink(missing_ok=True)
 
 
 def work(job: Job, device: str, index: int = 0, in_process: bool = False) -> Record | None:
@@ -95,26 +109,27 @@ def work(job: Job, device: str, index: int = 0, in_process: bool = False) -> Rec
     with _claimed(job) as folder:
         if folder is None:
             return None
+        attempt = Attempt(job, folder, device, index)
         found = settled_record(folder, job)
         if found is not None:
             return found
-        attempt = Attempt(job, folder, device, index)
-        count = kills(folder)
+        end, count = noted_end(folder), kills(folder)
+        if end is not None and _counts(end, job):
+            attempt.began = end.at - end.took
+            return attempt.record(end.outcome)
         if count >= MAX_KILLS:
             reason = f"its worker was killed {count} times; --force tries again"
             return attempt.record(outcome_of("killed", reason))
-        for name in (TRACEBACK, SAMPLES, MODEL):  # of an earlier attempt
-            (folder / name).unlink(missing_ok=True)
+        attempt.clean()
         try:
             set_kills(folder, count + in_process)
-            outcome = _logged_run(attempt, in_process)
+            record = attempt.record(_logged_run(attempt, in_process))
+            set_kills(folder, 0)
+            return record
         except BaseException:
             with contextlib.suppress(StorageError):
                 set_kills(folder, count)
             raise
-        record = attempt.record(outcome)
-        set_kills(folder, 0)
-        return record
 
 
 def warm_up() -> None:
@@ -122,25 +137,20 @@ def warm_up() -> None:
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 
 
-def conclude(
-    job: Job, outcome: dict[str, Any], took: float, device: str, index: int = 0
-) -> Record | None:
-    """Writes the record of a cell that was ended from outside after ``took`` seconds."""
-    with _claimed(job) as folder:
-        if folder is None:
-            return None
-        attempt = Attempt(job, folder, device, index)
-        attempt.began -= took
-        return attempt.record(outcome)
-
-
 def settled_record(folder: Path, job: Job) -> Record | None:
-    """The record that another runner has written meanwhile, if it needs no repetition."""
+    """The record that another runner has written meanwhile, or one that needs no repetition."""
     if not (folder / RECORD).exists():
         return None
     record = read_record(folder / RECORD)
-    fresh: bool = record["started"] >= job.since
-    return record if fresh and is_settled(record, job.timeout, job.memory) else None
+    if record["started"] + record["seconds"] >= job.begun:
+        return record
+    return None if job.force or not is_settled(record, job.timeout, job.memory) else record
+
+
+def _counts(end: End, job: Job) -> bool:
+    """Whether a cell would end that way again under this command's limits."""
+    current = end.at >= job.begun or not job.force
+    return current and is_settled(end.outcome, job.timeout, job.memory)
 
 
 @contextlib.contextmanager

@@ -98,6 +98,7 @@ def torment(disk: Path, full: bool, cells: int, steps: int, kills: int, rng: ran
     rng.shuffle(faults)
     # Faults are spread over the sweep: the next comes at a number of records.
     moments = sorted(rng.uniform(0.05, 0.9) * cells for _ in faults)
+    seen: dict[str, dict[str, Any]] = {}
     process = start(out, cells, steps)
     begin = time.monotonic()
     while faults or process.poll() != 0:
@@ -117,6 +118,7 @@ def torment(disk: Path, full: bool, cells: int, steps: int, kills: int, rng: ran
             continue
         fault = faults.pop(0)
         moments.pop(0)
+        seen |= recorded(out)
         if fault == "disk":
             filler = fill(disk)
             print(f"disk full at {len(recorded(out))} records", flush=True)
@@ -129,6 +131,9 @@ def torment(disk: Path, full: bool, cells: int, steps: int, kills: int, rng: ran
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
             time.sleep(0.2)
+    after = recorded(out)
+    for name, record in seen.items():
+        assert after[name] == record, f"{name} was recorded, and was run again"
     return out
 
 
@@ -138,6 +143,7 @@ def run(cells: int, steps: int, kills: int, seed: int) -> None:
     Raises:
         AssertionError: a record is missing, or differs from that of the run without faults.
     """
+    print(f"{cells} cells, {kills} kills, seed {seed}", flush=True)
     with small_disk() as (disk, full), tempfile.TemporaryDirectory() as calm:
         subprocess.run(command(Path(calm), cells, steps), cwd=ROOT, check=True, capture_output=True)
         out = torment(disk, full, cells, steps, kills, random.Random(seed))
@@ -147,6 +153,11 @@ def run(cells: int, steps: int, kills: int, seed: int) -> None:
         for name, record in found.items():
             for key in ("status", "metrics", "data_hash"):
                 assert record[key] == expected[name][key], (name, key)
+            weights = [
+                (folder / "cells" / name / "model.safetensors").read_bytes()
+                for folder in (Path(calm), out)
+            ]
+            assert weights[0] == weights[1], (name, "weights")
         assert not list((out / "cells").glob("*/.record.json*")), "half-written records are left"
         runs = json.loads((out / "manifest.json").read_text())["runs"]
         disk_words = "a full disk" if full else "no full disk (not root)"

@@ -214,6 +214,7 @@ def test_threads_are_told_to_every_library() -> None:
         (["--scheduler", "carrier://pigeon"], ["scheduler", "carrier://pigeon"]),
         (["--timeout", "0"], ["timeout", "positive", "0"]),
         (["--timeout", "nan"], ["timeout", "positive"]),
+        (["--timeout", "1e10"], ["timeout", "positive", "1e9"]),
         (["--memory", "-5"], ["memory", "positive", "-5"]),
         (["--threads", "0"], ["threads", "0"]),
         (["--plugin", "missing.py"], ["plugin", "missing.py"]),
@@ -338,17 +339,20 @@ def test_a_cell_in_this_process_counts_as_a_killer_only_while_it_runs(tmp_path: 
 
 
 @linux
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_workers_do_not_outlive_the_runner(number: signal.Signals, tmp_path: Path) -> None:
     arguments = [*PLUGIN, "--methods", "sleeping", *TASK, "--seeds", "0-5", *TINY, "--jobs", "2"]
     process = start(*arguments, out=tmp_path)
     wait_for(lambda: len(list(tmp_path.glob("running/*.json"))) == 2)
     workers = chaos.workers(process.pid)
     assert len(workers) == 2
-    process.send_signal(number)
+    if number == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, number)  # as terminals and batch systems do: to the whole group
     begin = time.monotonic()
     _, errors = process.communicate(timeout=30)
-    if number == signal.SIGTERM:
+    if number != signal.SIGKILL:
         assert process.returncode == 130
         assert "interrupted; 0 of 6 cells are recorded" in errors.splitlines()[-1]
     gone, alive = psutil.wait_procs(workers, timeout=10)
@@ -360,19 +364,52 @@ def test_workers_do_not_outlive_the_runner(number: signal.Signals, tmp_path: Pat
 
 @linux
 def test_two_runners_share_the_work(tmp_path: Path) -> None:
-    arguments = [*PLUGIN, "--methods", "pausing", *TASK, "--seeds", "0-11", *TINY]
+    arguments = [*PLUGIN, "--methods", "pausing,raising", *TASK, "--seeds", "0-7", *TINY]
     arguments += ["--set", "pausing.pause=0.2"]
     processes = [start(*arguments, out=tmp_path) for _ in range(2)]
     for process in processes:
-        assert finish(process)[0] == 0
+        assert finish(process)[0] == 1
     rows = pd.read_csv(tmp_path / "results.csv")
-    assert sorted(rows["seed"]) == list(range(12))
-    assert (rows["status"] == "done").all()
-    starts = [
-        path.read_text().count(" on cpu, threads: ") for path in tmp_path.glob("cells/*/log.txt")
-    ]
-    assert starts == [1] * 12  # no cell twice
+    assert rows.groupby(["method", "status"]).size().to_dict() == {
+        ("pausing", "done"): 8,
+        ("raising", "failed"): 8,
+    }
+    assert starts(tmp_path) == [1] * 16  # no cell twice
     assert len(read_runs(tmp_path)) == 2
+    process = start(*arguments, out=tmp_path)  # a later command tries the failed ones again
+    assert finish(process)[0] == 1
+    assert sorted(starts(tmp_path)) == [1] * 8 + [2] * 8
+
+
+def starts(out: Path) -> list[int]:
+    """How often each cell was begun, by its log."""
+    logs = [path.read_text() for path in out.glob("cells/*/log.txt")]
+    return [log.count(" on cpu, threads: ") for log in logs]
+
+
+@linux
+def test_two_runners_end_a_cell_that_exceeds_their_limit_once(tmp_path: Path) -> None:
+    arguments = [*PLUGIN, "--methods", "sleeping", *TASK, "--seeds", "0-1", *TINY]
+    processes = [start(*arguments, "--timeout", "3", out=tmp_path) for _ in range(2)]
+    for process in processes:
+        assert finish(process)[0] == 1
+    assert [record["status"] for record in read_records(tmp_path)] == ["timeout"] * 2
+    assert starts(tmp_path) == [1, 1]
+
+
+@linux
+def test_a_runner_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
+    arguments = [*PLUGIN, "--methods", "pausing", *TASK, "--seeds", "0-1", *TINY]
+    arguments += ["--set", "pausing.pause=2"]
+    first = start(*arguments, out=tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("running/*.json"))) == 1)
+    second = start(*arguments, out=tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("running/*.json"))) == 2)
+    first.kill()
+    first.communicate()
+    assert finish(second)[0] == 0
+    assert [record["status"] for record in read_records(tmp_path)] == ["done"] * 2
+    assert sorted(starts(tmp_path)) == [1, 2]
 
 
 @pytest.fixture
@@ -526,7 +563,8 @@ def test_dask_gives_the_rows_of_the_serial_run_though_a_worker_dies(
     process = start(*arguments, "--scheduler", cluster.address, out=tmp_path / "dask")
     wait_for(lambda: len(list(tmp_path.glob("dask/cells/*/record.json"))) >= 2)
     cluster.worker_processes()[0].kill()
-    assert finish(process)[0] == 0
+    status, errors = finish(process)
+    assert status == 0, errors
     assert bench.run.main([*arguments, "--out", str(tmp_path / "serial")]) == 0
     assert_same_results(tmp_path / "serial", tmp_path / "dask")
     workers = cluster.worker_processes()  # the nannies and the slots' processes are no longer busy
@@ -552,7 +590,7 @@ def test_faults_on_dask_become_rows(cluster: Cluster, tmp_path: Path) -> None:
 
 
 @linux
-@pytest.mark.parametrize("what", ["scheduler", "runner"])
+@pytest.mark.parametrize("what", ["scheduler", "runner interrupted", "runner killed"])
 def test_the_end_of_a_cluster_or_of_its_runner(what: str, cluster: Cluster, tmp_path: Path) -> None:
     arguments = [*PLUGIN, "--methods", "sleeping,fm", *TASK, "--seeds", "0-1", *TINY]
     cluster.add_workers()
@@ -566,13 +604,17 @@ def test_the_end_of_a_cluster_or_of_its_runner(what: str, cluster: Cluster, tmp_
         assert status == 1
         assert "lost the scheduler" in errors.splitlines()[-1]
         assert "of 4 cells are recorded in" in errors.splitlines()[-1]
-    else:  # and what it has begun on the cluster ends too
+    elif what == "runner interrupted":
         process.send_signal(signal.SIGINT)
         begin = time.monotonic()
         status, errors = finish(process)
         assert status == 130
         assert time.monotonic() - begin < 15
         assert "interrupted; 0 of 4 cells are recorded in" in errors.splitlines()[-1]
+    else:
+        process.kill()
+        process.communicate()
+    if what != "scheduler":  # what the runner has begun on the cluster ends too
         gone, alive = psutil.wait_procs(slots, timeout=30)
         assert len(gone) == 2
         assert not alive
