@@ -243,8 +243,9 @@ def _begin_work(owner: int) -> None:
     # against its cell.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # loky ends a worker that has grown by 300 MB, as every one does that opens a GPU.
-    process_executor._USE_PSUTIL = False
+    # loky ends a worker that has grown by 300 MB, as every one does that opens a GPU. (To have it
+    # not look at all would have it collect garbage instead, .15 s a cell.)
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
 
     def watch() -> None:
         while os.getppid() == owner:
