@@ -286,6 +286,8 @@ def run_here(run: str, job: Job, device: str) -> Record | None:
     import multiprocessing
 
     multiprocessing.current_process().daemon = False  # dask's are, and may have no children
+    # The nanny sets it so that memory is given back at once; cells took a third longer with it.
+    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
     with _slots_lock:
         if run in _ended:
             return None

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.test_execute import ROOT, Cluster, assert_same_results, rows_by_seed
+from tests.test_execute import ROOT, Cluster, assert_same_results, rows_by_seed, wait_for
 
 
 def timed_run(out: Path, cells: int, steps: int, *arguments: str) -> float:
@@ -61,6 +61,8 @@ def main() -> int:
         cluster = Cluster(root)
         try:
             cluster.add_workers(2)
+            log = root / "worker.log"
+            wait_for(lambda: log.read_text().count("Registered to") == 2)
             dask = measure(root, "dask", *size, ["--scheduler", cluster.address])
         finally:
             cluster.stop()
