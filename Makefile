@@ -10,9 +10,9 @@ JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 bench: $(STAMP)
 	$(BIN)/python -m bench.run --methods efm,fm,pfgm --jobs $(JOBS)
 
-# Lint, types and the whole test suite.
+# Lint, types and the whole test suite. One thread a process: as many processes as cores are at work.
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
