@@ -252,3 +252,16 @@ def test_models_follow_the_units_of_the_data(dim: int) -> None:
     torch.testing.assert_close(
         poisson.mean_charge(wide_x, c * s), c * mean + shift, rtol=1e-3, atol=1e-3
     )
+
+
+def test_half_precision_rounds_the_products_and_nothing_else() -> None:
+    networks = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        networks.append(NetworkSettings(precision=precision).factory(2)(1, 2))
+    x, embedding = torch.randn(64, 2), torch.rand(64, 1)
+    exact, rounded = (network(x, embedding) for network in networks)
+    assert rounded.dtype == torch.float32
+    assert all(parameter.dtype == torch.float32 for parameter in networks[1].parameters())
+    error = (rounded - exact).norm() / exact.norm()
+    assert 1e-4 < error < 3e-2  # bfloat16 has eight bits: 4e-3 a product
