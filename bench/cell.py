@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import resource
@@ -26,10 +27,11 @@ from bench.folder import (
     write_atomically,
 )
 from bench.metrics import Evaluation, evaluate
+from bench.records import MEMORY
 from bench.spec import Cell
 from bench.train import train
 from datasets import Distribution, Stream, Task
-from datasets.base import check_samples
+from datasets.base import Empirical, check_samples
 from methods import Method
 
 Notify = Callable[[str, int, int, float | None], None]
@@ -100,9 +102,10 @@ def _measure(
         for name, law in (("source", source), ("target", target))
     ]
     model = build_model(cell, method, source, target).to(device)
+    batches = method.batches(draws[0], draws[1], cell.train.batch, rng)
     trained = train(
         model,
-        lambda: method.regression(draws[0], draws[1], cell.train.batch, rng),
+        functools.partial(next, batches),
         cell.train,
         lambda step, loss: tell("train", step, cell.train.steps, loss),
     )
@@ -122,7 +125,8 @@ def _measure(
     start = method.start(held_out[0].to(device))
     begin = time.perf_counter()
     with torch.no_grad():
-        transport = method.transport(trained.model, start, cell.sample, path=True)
+        rng = generator(cell, "transport", device)
+        transport = method.transport(trained.model, start, cell.sample, path=True, rng=rng)
         samples, path = transport.end.cpu(), transport.path.cpu()  # type: ignore[union-attr]
     counts |= {"nfe": transport.nfe, "sample_seconds": time.perf_counter() - begin}
     counts["landed"] = float(transport.landed.double().mean())
@@ -133,6 +137,16 @@ def _measure(
         return outcome_of("diverged", reason, **counts)
 
     tell("evaluate", 0, 1, None)
+    if isinstance(target, Empirical):
+        counts |= {
+            name: nearest(some, target.train)
+            for name, some in zip(MEMORY, (samples, held_out[1]), strict=True)
+        }
+    rng = generator(cell, "diagnose")
+    fresh = [Stream(law, rng, device, task.name) for law in (source, target)]
+    with torch.no_grad():
+        found = method.diagnose(trained.model, fresh[0], fresh[1])
+    counts["diagnostics"] = {**transport.diagnostics, **found}
     native = not method.noise_only
     metrics = evaluate(Evaluation(held_out[0], samples, held_out[1], held_out[2], path, native))
     shown = {
@@ -175,9 +189,13 @@ def build_model(
 
 
 def training_samples(cell: Cell, source: Distribution, target: Distribution) -> list[Tensor]:
-    """Samples of the source and the target of the training data."""
+    """Samples of the source and the target of the training data, as even as the laws can give.
+
+    For a trained method they set the scale of inputs and outputs; what is not trained has no
+    others, where training sees millions.
+    """
     rng = generator(cell, "statistics")
-    return [law.sample(STATISTICS_SAMPLES, rng) for law in (source, target)]
+    return [law.low_variance(STATISTICS_SAMPLES, rng) for law in (source, target)]
 
 
 def seed_of(cell: Cell, purpose: str) -> int:
@@ -199,6 +217,11 @@ def hash_of(*samples: Tensor) -> str:
     for tensor in samples:
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def nearest(samples: Tensor, train: Tensor) -> float:
+    """Mean distance of ``samples`` (n, D) to the next of the training samples (N, D)."""
+    return float(torch.cdist(samples.double(), train.double()).amin(1).mean())
 
 
 def _store(folder: Path, model: nn.Module, arrays: dict[str, Tensor]) -> None:

@@ -9,12 +9,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bench.metrics import METRICS
-from bench.records import LAST, METRIC_COLUMNS, TRAILING
+from bench.records import LAST, MEMORY, METRIC_COLUMNS, TRAILING, is_diagnostic
 
 CONFIDENCE = 0.95
-COSTS = ["landed", "nfe", "train_seconds", "sample_seconds", "peak_memory_mb", "parameters"]
+COSTS = [
+    *("landed", *MEMORY, "nfe"),
+    *("train_seconds", "sample_seconds", "peak_memory_mb", "parameters"),
+]
 BUDGET = ["steps", "batch"]
 GROUP = ["task", "method", "setting"]
+NAMED = ["endpoints"]
+"""Settings that say what a row is: every table names them, whether they vary or not."""
 
 MAX_ROWS = 40
 """Rows a task that the terminal shows."""
@@ -26,7 +31,7 @@ MAX_WORDS, MAX_LENGTH = 3, 300
 def setting_columns(results: pd.DataFrame) -> list[str]:
     """The columns of ``results`` that are settings: what may differ between cells of a method."""
     fixed = {"task", "method", "seed", *METRIC_COLUMNS, *TRAILING, *LAST} - set(BUDGET)
-    return [str(column) for column in results if column not in fixed]
+    return [str(name) for name in results if name not in fixed and not is_diagnostic(str(name))]
 
 
 def varying(results: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
@@ -40,7 +45,7 @@ def varying(results: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
 
 
 def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFrame:
-    """``results`` with a column ``setting``: the settings that vary, as words.
+    """``results`` with a column ``setting``: the settings that vary, and ``NAMED``, as words.
 
     Args:
         results: the rows of ``results.csv``.
@@ -48,8 +53,9 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
     """
     setting = np.full(len(results), "", dtype=object)
     places: dict[Any, Any] = dict(results.groupby(["task", "method"]).indices)
+    named = [name for name in NAMED if name in results]
     for key, names in varying(results).items():
-        shown = [name for name in names if name != without]
+        shown = [name for name in dict.fromkeys([*names, *named]) if name != without]
         if shown:
             setting[places[key]] = _words(results.iloc[places[key]][shown])
     return results.assign(setting=pd.Series(setting, index=results.index, dtype=object))
@@ -81,14 +87,15 @@ def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     first = ~pd.Series(group).duplicated().to_numpy()
     size = int(first.sum())
     done = (results["status"] == "done").to_numpy()
-    values = results.loc[done, [*METRIC_COLUMNS, *COSTS]].astype(float).groupby(group[done])
+    means = [*(str(name) for name in results if is_diagnostic(str(name))), *COSTS]
+    values = results.loc[done, [*METRIC_COLUMNS, *means]].astype(float).groupby(group[done])
     mean, deviation, count = (
         frame.reindex(range(size)) for frame in (values.mean(), values.std(), values.count())
     )
     columns: dict[str, Any] = {"count": np.bincount(group[done], minlength=size)}
     for name in METRICS:
         columns |= _summary(name, mean, deviation[name], count[name])
-    columns |= {cost: mean[cost] for cost in COSTS}
+    columns |= {name: mean[name] for name in means}
     budget = [column for column in BUDGET if column not in keys]
     columns |= {column: results.loc[first, column].to_numpy() for column in budget}
     columns["note"] = _notes(results[~done], group[~done], size)

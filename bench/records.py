@@ -17,6 +17,7 @@ import pandas as pd
 
 from bench.folder import RECORD, Record
 from bench.metrics import METRICS
+from methods.base import DIAGNOSTIC
 
 FORMAT = 2
 SETTLED = ("done", "skipped", "diverged")
@@ -39,7 +40,9 @@ TRAILING = [
     "device",
     "commit",
 ]
-LAST = ["evaluated", "landed", "id"]
+MEMORY = ["nearest_train", "nearest_train_floor"]
+"""Mean distance of the samples, and of held-out data, to the next training sample of a data set."""
+LAST = ["evaluated", "landed", *MEMORY, "id"]
 METRIC_COLUMNS = [column for name in METRICS for column in (name, f"{name}_floor")]
 TAKEN = {
     *("task", "method", "seed", "task_version", "setting", "count", "note"),
@@ -48,6 +51,11 @@ TAKEN = {
     *METRIC_COLUMNS,
 }
 """Columns of the tables that no hyperparameter and no parameter of a task may be called."""
+
+
+def is_diagnostic(column: str) -> bool:
+    """Whether a column holds what a method says about itself: no setting, and no metric."""
+    return column.startswith(DIAGNOSTIC)
 
 
 class RecordError(ValueError):
@@ -99,9 +107,14 @@ def _problem(record: Record) -> str | None:
     for name in [cell["task"], cell["method"], *(name for name, _ in settings)]:
         if not isinstance(name, str) or not _is_plain(name):
             return f"{name!r} is not a plain name"
+    for name, value in record.get("diagnostics", {}).items():
+        if not is_diagnostic(name) or not isinstance(value, int | float):
+            return f"its diagnostic {name!r} is none"
     for name in {*cell["hyperparameters"], *cell["task_parameters"]} & TAKEN:
         return f"its setting {name!r} has the name of a column"
     for name, value in settings:
+        if is_diagnostic(name):
+            return f"its setting {name!r} has the name of a diagnostic"
         if not isinstance(value, str | int | float | None):
             return f"its setting {name!r} is neither a number nor a word"
     for name, value in record["metrics"].items():
@@ -168,6 +181,8 @@ def row(record: Record) -> dict[str, Any]:
     """A record as one flat row of ``results.csv``."""
     cell = record["cell"]
     settings = {**cell["network"], **cell["sample"], **cell["train"]}
+    if record.get("parameters") == 0:  # nothing was trained
+        settings |= dict.fromkeys([*cell["network"], *cell["train"]])
     evaluation = {f"eval_{key}": value for key, value in cell["eval"].items()}
     method = cell["hyperparameters"]
     task = {f"task_{k}" if k in method else k: v for k, v in cell["task_parameters"].items()}
@@ -181,17 +196,22 @@ def row(record: Record) -> dict[str, Any]:
         **settings,
         **evaluation,
         **record["metrics"],
+        **record.get("diagnostics", {}),
         **{key: record.get(key) for key in [*TRAILING, *LAST] if key not in settings},
     }
 
 
 def results(records: Iterable[Record]) -> pd.DataFrame:
-    """All records as a table: ``LEADING``, other settings, metrics, ``TRAILING``, ``LAST``."""
+    """All records as a table.
+
+    ``LEADING``, other settings, metrics, diagnostics, ``TRAILING``, ``LAST``.
+    """
     rows = [row(record) for record in records]
     used = list(dict.fromkeys(key for row in rows for key in row))
     fixed = [*LEADING, *METRIC_COLUMNS, *TRAILING, *LAST]
-    settings = [key for key in used if key not in fixed]
-    columns = [*LEADING, *settings, *METRIC_COLUMNS, *TRAILING, *LAST]
+    diagnostics = [key for key in used if is_diagnostic(key)]
+    settings = [key for key in used if key not in fixed and not is_diagnostic(key)]
+    columns = [*LEADING, *settings, *METRIC_COLUMNS, *diagnostics, *TRAILING, *LAST]
     frame = pd.DataFrame(rows, columns=columns)
     order = [key for key in ("task", "method", "L", "sigma", "seed") if key in frame]
     return frame.sort_values(order, kind="stable", na_position="first", ignore_index=True)

@@ -42,13 +42,13 @@ from bench.spec import (
     check_names,
     check_seeds,
     folder_name,
+    merge,
     parse_seeds,
     parse_values,
     printable,
     public_fields,
     read_config,
     suite_path,
-    validated,
 )
 from datasets import TASKS
 from methods import METHODS
@@ -144,7 +144,7 @@ def run(
     settings = {SHORTHANDS.get(name, name): as_list(name, value) for name, value in axes.items()}
     given = {"methods": methods, "tasks": tasks, "seeds": seeds}
     config = {name: as_list(name, value) for name, value in given.items() if value is not None}
-    spec = _merge(read_config(suite_path(suite)), {**config, "settings": settings})
+    spec = merge(read_config(suite_path(suite)), {**config, "settings": settings})
     plan = make_plan(
         out=_folder(out) if out is not None else RUNS / suite,
         device=device,
@@ -247,7 +247,7 @@ def _spec(arguments: argparse.Namespace) -> Spec:
     """Suite, then configuration file, then command line; the later goes before."""
     config = read_config(suite_path(arguments.suite))
     if arguments.config is not None:
-        config = _merge(config, read_config(arguments.config)).model_dump()
+        config = merge(config, read_config(arguments.config)).model_dump()
     given: dict[str, Any] = {"settings": {}}
     if arguments.methods is not None:
         given["methods"] = _names("methods", arguments.methods, METHODS)
@@ -266,12 +266,7 @@ def _spec(arguments: argparse.Namespace) -> Spec:
             raise SpecError(f"set: expected name=value or name=value,value, got {assignment!r}")
         name = name.strip()
         given["settings"][SHORTHANDS.get(name, name)] = parse_values(text)
-    return _merge(config, given)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> Spec:
-    settings = {**base.get("settings", {}), **over.get("settings", {})}
-    return validated("", lambda: Spec(**{**base, **over, "settings": settings}))
+    return merge(config, given)
 
 
 def _names(argument: str, text: str, known: dict[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.records import TAKEN
+from bench.records import TAKEN, is_diagnostic
 from bench.train import TrainSettings
 from datasets import TASKS, Task
 from datasets.base import Draws
@@ -87,6 +87,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
+TRAINING = ["train", "network"]
+"""Sections that a method with nothing to learn does not depend on: it has their defaults."""
+
+
 class Cell(BaseModel):
     """One entry of the grid: everything that determines its result, and nothing else."""
 
@@ -128,8 +132,22 @@ class Cell(BaseModel):
         return METHODS[self.method](**self.hyperparameters)
 
 
+class Variation(BaseModel):
+    """Another grid of the same run: what it has in place of the run's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    methods: list[str] | None = None
+    tasks: list[str] | None = None
+    seeds: list[int] | None = None
+    settings: dict[str, list[Any]] = {}
+
+
 class Spec(BaseModel):
-    """What a run is made of; :meth:`cells` is its grid."""
+    """What a run is made of; :meth:`cells` is its grid, and those of its variations.
+
+    One factor at a time is a grid of one point with a variation for each factor.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -137,27 +155,42 @@ class Spec(BaseModel):
     tasks: list[str]
     seeds: list[int]
     settings: dict[str, list[Any]] = {}
+    vary: list[Variation] = []
 
     def cells(self) -> list[Cell]:
-        """The cells of the grid, each once, in the order task, method, settings, seed.
+        """The cells of the grids, each once, in the order task, method, settings, seed.
 
         Raises:
             SpecError: an unknown name, too many cells, or a value that a method, task or section
                 refuses.
         """
         check_registered()
+        specs = [self, *(self._varied(variation) for variation in self.vary)]
+        grids = [
+            (grid, list(dict.fromkeys(spec.seeds))) for spec in specs for grid in spec._grids()
+        ]
+        check_size(sum(grid.size * len(seeds) for grid, seeds in grids))
+        return list({cell.id: cell for grid, seeds in grids for cell in grid.cells(seeds)}.values())
+
+    def variation(self, number: int) -> "Spec":
+        """The grid of a variation as a run of its own."""
+        return self._varied(self.vary[number]).model_copy(update={"vary": []})
+
+    def _varied(self, variation: Variation) -> "Spec":
+        changed = variation.model_dump(exclude_none=True)
+        changed["settings"] = {**self.settings, **variation.settings}
+        return self.model_copy(update=changed)
+
+    def _grids(self) -> list["_Grid"]:
         check_names("methods", self.methods, METHODS)
         check_names("tasks", self.tasks, TASKS)
         check_seeds(self.seeds)
         settings = checked_settings(self.settings)
-        grids = [
+        return [
             _Grid(method, task, settings)
             for task in dict.fromkeys(self.tasks)
             for method in dict.fromkeys(self.methods)
         ]
-        seeds = list(dict.fromkeys(self.seeds))
-        check_size(sum(grid.size for grid in grids) * len(seeds))
-        return list({cell.id: cell for grid in grids for cell in grid.cells(seeds)}.values())
 
 
 class _Part(NamedTuple):
@@ -246,11 +279,12 @@ class _Grid:
 def _axes(method: str, task: str, settings: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     """The settings that concern a method on a task, with their sections."""
     axes: dict[str, list[Any]] = {}
+    sections = [name for name in SECTIONS if METHODS[method].trained or name not in TRAINING]
     for name, values in settings.items():
         section, _, _ = name.rpartition(".")
         if not section and name in public_fields(METHODS[method]):
             axes.setdefault(f"{method}.{name}", values)  # efm.L goes before L
-        elif section in (method, task, *SECTIONS):
+        elif section in (method, task, *sections):
             axes[name] = values
     return axes
 
@@ -303,6 +337,8 @@ def check_registered() -> None:
             raise SpecError(
                 f"{owner}.{field}: every table has a column of that name, choose another"
             )
+        for field in filter(is_diagnostic, public_fields(kind)):
+            raise SpecError(f"{owner}.{field}: diagnostics are named like that, choose another")
 
 
 def check_names(argument: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -428,6 +464,8 @@ def _parse_value(text: str) -> Any:
 def read_config(path: Path) -> dict[str, Any]:
     """A TOML file as arguments of :class:`Spec`: tables are sections, lists are axes.
 
+    Tables ``[[vary]]`` are variations, each with methods, tasks, seeds and settings.
+
     Raises:
         SpecError: a file that cannot be read, or a key that does not exist.
     """
@@ -435,6 +473,13 @@ def read_config(path: Path) -> dict[str, Any]:
         tables = tomllib.loads(_read(path).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"config: cannot read {path}: {error}") from None
+    variations = tables.pop("vary", [])
+    if not isinstance(variations, list) or not all(isinstance(one, dict) for one in variations):
+        raise SpecError(f"vary: expected tables [[vary]], got {_shown(variations)}")
+    return {**_config(tables), "vary": [_config(one) for one in variations]}
+
+
+def _config(tables: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {"settings": {}}
     for key, value in tables.items():
         if key == "seeds" and isinstance(value, str):
@@ -448,6 +493,20 @@ def read_config(path: Path) -> dict[str, Any]:
         else:
             config["settings"][SHORTHANDS.get(key, key)] = as_list(key, value)
     return config
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> Spec:
+    """Two configurations as one: what ``over`` gives goes before, in variations of ``base`` too."""
+    given = over.get("settings", {})
+    merged = {**base, **over, "settings": {**base.get("settings", {}), **given}}
+    merged["vary"] = over.get("vary") or [
+        {
+            **{key: value for key, value in variation.items() if key not in over},
+            "settings": {k: v for k, v in variation.get("settings", {}).items() if k not in given},
+        }
+        for variation in base.get("vary", [])
+    ]
+    return validated("", lambda: Spec(**merged))
 
 
 def _read(path: Path) -> bytes:

@@ -54,11 +54,13 @@ def train(
 
     Args:
         model: the network f(points (B, D), scalar (B,)), trained in place.
-        batches: draws the next training batch.
+        batches: draws the next training batch; not called for a model without parameters.
         settings: budget and optimiser.
         report: called at every look with the steps taken and the mean loss since the last one.
     """
     parameters = list(model.parameters())
+    if not parameters:  # a closed form
+        return Trained(model, torch.empty(0), None, 0.0)
     fused = parameters[0].device.type in ("cpu", "cuda")
     optimiser = torch.optim.Adam(parameters, lr=settings.lr, fused=fused)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -88,6 +88,12 @@ class Empirical(Distribution):
         """``n`` training samples with replacement."""
         return self.train[torch.randint(len(self.train), (n,), generator=rng)]
 
+    def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
+        """The training samples again and again in random orders: all as often, up to one."""
+        size = len(self.train)
+        orders = [torch.randperm(size, generator=rng) for _ in range(0, n, size)]
+        return self.train[torch.cat(orders)[:n]]
+
     def held_out(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
         """A random part of the test samples, or all of them."""
         return self.test[torch.randperm(len(self.test), generator=rng)[:n]]

@@ -10,5 +10,7 @@ from methods.base import METHODS, Method, Regression, Transport, register
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
+for _name in sorted(METHODS):  # whatever imports what
+    METHODS[_name] = METHODS.pop(_name)
 
 __all__ = ["METHODS", "Method", "Regression", "Transport", "register"]

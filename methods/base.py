@@ -13,7 +13,7 @@ A new method is one file: subclass :class:`Method`, give it a ``name``, decorate
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
@@ -26,8 +26,15 @@ from methods.solvers import Solver
 Draw = Callable[[int], Tensor]
 """``draw(k)``: k fresh samples, shape (k, D)."""
 
+Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``field(x (B, D), z (B,))``: the unit direction (B, D+1) and log|E| (B,) up to a constant."""
+
 LOW_DIM = 8
 """Up to this dimension field lines bulge far out of the data; defaults differ above it."""
+
+
+DIAGNOSTIC = "field_"
+"""How the names of diagnostics begin."""
 
 
 class Regression(NamedTuple):
@@ -46,6 +53,10 @@ class Transport(NamedTuple):
     nfe: int  # calls of the network
     landed: Tensor  # (B,) bool: a line of the learned field reached its end
     path: Tensor | None = None  # (T+1, B, D) with path[0] the start and path[-1] the end
+    diagnostics: Mapping[str, float] = {}
+    """What became of the lines: some of the method's diagnostics, by name."""
+    heights: Tensor | None = None
+    """The z coordinate along the path, (T+1, B), where lines move in R^{D+1}."""
 
 
 class Method(BaseModel, ABC):
@@ -68,6 +79,12 @@ class Method(BaseModel, ABC):
     reference: ClassVar[str]
     noise_only: ClassVar[bool] = False
     """The method starts from a prior of its own, so it only maps noise to data."""
+    trained: ClassVar[bool] = True
+    """Whether there is anything to learn; without, the model has no parameters."""
+    diagnostics: ClassVar[Mapping[str, str]] = {}
+    """What the method says about its field and its lines: names, which begin with
+    ``DIAGNOSTIC``, and what they mean. They are columns of the tables; nothing is ranked by
+    them."""
 
     @classmethod
     def defaults(cls, dim: int) -> dict[str, Any]:
@@ -107,9 +124,26 @@ class Method(BaseModel, ABC):
             source, target: training samples (N, D), for the scale of inputs and outputs.
         """
 
-    @abstractmethod
     def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
-        """One training batch of ``n`` points."""
+        """One training batch of ``n`` points.
+
+        Raises:
+            TypeError: the method is not trained.
+        """
+        if not self.trained:
+            raise TypeError(f"{self.name} has nothing to learn")
+        return next(self.batches(source, target, n, rng))
+
+    def batches(
+        self, source: Draw, target: Draw, n: int, rng: torch.Generator
+    ) -> Iterator[Regression]:
+        """Training batches of ``n`` points, without end.
+
+        A method overrides this where batches share something that is made once, otherwise
+        :meth:`regression`.
+        """
+        while True:
+            yield self.regression(source, target, n, rng)
 
     def start(self, x0: Tensor) -> Tensor:
         """Where the lines of the source samples ``x0`` (B, D) start: there, unless overridden."""
@@ -117,9 +151,30 @@ class Method(BaseModel, ABC):
 
     @abstractmethod
     def transport(
-        self, model: nn.Module, start: Tensor, solver: Solver, path: bool = False
+        self,
+        model: nn.Module,
+        start: Tensor,
+        solver: Solver,
+        path: bool = False,
+        rng: torch.Generator | None = None,
     ) -> Transport:
-        """Carries ``start`` (B, D) along the learned field to the target."""
+        """Carries ``start`` (B, D) along the learned field to the target.
+
+        Args:
+            model: what :meth:`model` built, trained.
+            start: where the lines start.
+            solver: how they are integrated.
+            path: whether to keep the states on the way.
+            rng: for methods whose transport is random; without one, a generator of seed 0.
+        """
+
+    def field(self, model: nn.Module) -> Field | None:
+        """The field in R^{D+1} whose lines samples follow, if the method has one."""
+        return None
+
+    def diagnose(self, model: nn.Module, source: Draw, target: Draw) -> dict[str, float]:
+        """Diagnostics of the trained model, by name, judged by fresh samples of both laws."""
+        return {}
 
 
 METHODS: dict[str, type[Method]] = {}

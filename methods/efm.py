@@ -10,112 +10,119 @@ References:
 """
 
 import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from methods.base import LOW_DIM, Draw, Method, Regression, Transport, normal, register, uniform
-from methods.electrostatics import capacitor_field
-from methods.networks import NetworkFactory, radial_inputs
+from methods.base import LOW_DIM, Draw, Method, Regression, Transport, register
+from methods.base import Field as CapacitorField
+from methods.diagnostics import ERRORS, field_errors
+from methods.electrostatics import poisson_field, superpose
+from methods.fields import FieldModel, TwoPlates, ZEmbedding, as_columns, from_columns
+from methods.lines import FLOWS, Capacitor, Crossing, Rule, follow
+from methods.networks import NetworkFactory
+from methods.points import LinePool, along_segments, around_charges, in_box, perturbed
 from methods.solvers import Solver
 
-PointScheme = Literal["uniform", "capacitor", "log", "mix"]
+PointScheme = Literal["uniform", "capacitor", "log", "mix", "mesh", "poisson", "lines"]
+WITH_SIGMA = ("uniform", "capacitor", "mix")
+"""The schemes that have a sigma."""
 
-MIN_RADIUS = 0.02
-"""Smallest radius of the scheme ``log``, in the units of the data."""
-
-PLATE_LAYER = 0.05
-"""Height over a plate, in standard deviations of the data, that the network resolves."""
+STEPS_PER_SOLVER_STEP = 40
+"""A line may take that many adaptive steps for each of ``solver_steps``; then it is lost."""
 
 
-@register
-class ElectrostaticFieldMatching(Method):
-    r"""Algorithms 1 and 2 of the paper, with the exact superposition field as target.
+class CapacitorMethod(Method):
+    r"""What methods along the lines of a capacitor's field have in common: the transport.
 
-    Training: charges p_1..p_N from the source at z = 0 and q_1..q_N from the target at z = L;
-    at points x~ of R^{D+1}
+    ``lines`` says which lines samples move along (:mod:`methods.lines`):
 
-    .. math:: f(\tilde x) \approx \sqrt{D + 1}\, E(\tilde x) / |E(\tilde x)|.
+    * ``forward``: from z = 0 straight to z = L, Algorithm 2 of the paper;
+    * ``stop_rule``: a line stops at z = L where ``crossing`` says so; otherwise it goes on behind
+      the plate and lands from the right. ``sign``, the paper's rule: it stops where E_z(L+) < 0.
+      ``flux``: where E_z(L+) > 0 the part 1 - E_z(L+)/E_z(L-) of the lines stops all the same, as
+      the charges there demand; this needs a field that is accurate where the target has none;
+    * ``two_sided``: it may also start backward, away from the target, with the share of the
+      flux that does. This is the method that the paper's theorem is about.
 
-    Sampling: dx/dz = f_x / f_z from z = 0 to z = L. Between the plates E_z > 0 always, so f_z is
-    kept above ``min_slope`` |f|. Lines start and land ``offset`` off the plates, where the field
-    of finitely many charges is rough.
-
-    ``points`` says where the field is learned. Each point starts from a charge pair (p, q):
-
-    * ``uniform``: (1 - t/L) p + t/L q at z = t, t ~ U(0, L), plus a step of length \|eps\| in a
-      uniform direction of R^{D+1}, eps ~ N(0, sigma^2 I) in R^{D+1} (Algorithm 1);
-    * ``capacitor``: the same with eps ~ N(L/2, sigma^2 I), which covers the space beside and
-      behind the plates;
-    * ``log``: at a log-uniform distance in [0.02, 2 L] of p or q, in a uniform direction; it has
-      no sigma;
-    * ``mix``: half ``uniform``, half ``log``.
-
-    In two dimensions field lines bulge far out of the data and ``mix`` is needed; from D of
-    about 16 on they do not, and ``uniform`` with a small sigma is best.
-
-    The pairs are drawn from the charges: a point's own endpoints are among the charges of its
-    field (``endpoints = included``). In high dimension that field is then nearly the field of
-    the pair alone, a normalised conditional matching rather than the field of the plates.
+    Lines start and land ``offset`` off the plates, where the field of finitely many charges is
+    rough. ``forward`` lines are integrated in z with the user's solver, dx/dz = E_x / E_z with
+    E_z kept above ``min_slope`` |E|, or by arc length (``variable``), like all others: with a
+    step of its own for each line, to the solver's tolerances.
     """
 
-    name: ClassVar[str] = "efm"
-    title: ClassVar[str] = "Electrostatic Field Matching"
-    reference: ClassVar[str] = "Kolesov et al., ICML 2025, https://arxiv.org/abs/2502.02367"
+    diagnostics: ClassVar[Mapping[str, str]] = FLOWS
 
     plate_distance: float = Field(30.0, gt=0, alias="L")
-    points: PointScheme = "mix"
-    sigma: float | None = Field(1.0, ge=0)
-    charges: int = Field(256, ge=1, le=100_000)
+    lines: Rule = "forward"
+    crossing: Crossing | None = "sign"
+    variable: Literal["z", "arc_length"] = "z"
     offset: float = Field(0.05, ge=0)
-    min_slope: float = Field(1e-2, gt=0, lt=1)
-    endpoints: Literal["included"] = "included"
+    min_slope: float | None = Field(1e-2, gt=0, lt=1)
 
+    @field_validator("crossing")
     @classmethod
-    def defaults(cls, dim: int) -> dict[str, Any]:
-        if dim <= LOW_DIM:
-            return {}
-        # A point sigma sqrt(D) off its segment sees its own charge radially, not along the line, up
-        # to about that height: sigma sqrt(D) stays below the distances between data.
-        return {"L": 6.0, "sigma": 0.02, "points": "uniform"}
+    def _forward_lines_stop_at_the_plate(
+        cls, crossing: Crossing | None, info: ValidationInfo
+    ) -> Crossing | None:
+        return None if info.data.get("lines") == "forward" else crossing
 
-    @field_validator("sigma")
+    @field_validator("variable")
     @classmethod
-    def _log_has_no_sigma(cls, sigma: float | None, info: ValidationInfo) -> float | None:
-        return None if info.data.get("points") == "log" else sigma
+    def _others_have_no_function_of_z(cls, variable: str, info: ValidationInfo) -> str:
+        return variable if info.data.get("lines") == "forward" else "arc_length"
+
+    @field_validator("min_slope")
+    @classmethod
+    def _arc_length_needs_no_slope(cls, slope: float | None, info: ValidationInfo) -> float | None:
+        return slope if info.data.get("variable") == "z" else None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.sigma is None and self.points != "log":
-            raise ValueError(f"sigma must be a number with points = {self.points}, got none")
+    def _plates_apart(self) -> Self:
         if 2 * self.offset >= self.plate_distance:
             raise ValueError(
                 f"L must be above 2 offset = {2 * self.offset:g}, got {self.plate_distance:g}"
             )
+        if self.offset == 0 and self.variable == "arc_length":
+            raise ValueError("offset must be positive with variable = arc_length, got 0")
+        if self.crossing is None and self.lines != "forward":
+            raise ValueError(f"crossing must be sign or flux with lines = {self.lines}, got none")
+        if self.min_slope is None and self.variable == "z":
+            raise ValueError("min_slope must be a number with variable = z, got none")
         return self
 
-    def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
-        return FieldModel(network, source, target, self.plate_distance)
-
-    def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
-        positive, negative = source(self.charges), target(self.charges)
-        pair = torch.randint(self.charges, (2, n), generator=rng, device=rng.device)
-        x, z = self._points(positive[pair[0]], negative[pair[1]], rng)
-        direction, _ = capacitor_field(x, z, positive, negative, self.plate_distance)
-        return Regression(x, z, math.sqrt(x.shape[1] + 1) * direction)
+    @abstractmethod
+    def field(self, model: nn.Module) -> CapacitorField:
+        """Direction and log|E| that the model gives; log|E| is zero if it does not know."""
 
     def transport(
-        self, model: nn.Module, start: Tensor, solver: Solver, path: bool = False
+        self,
+        model: nn.Module,
+        start: Tensor,
+        solver: Solver,
+        path: bool = False,
+        rng: torch.Generator | None = None,
     ) -> Transport:
+        if self.variable == "z":
+            return self._along_z(model, start, solver, path)
+        if rng is None:
+            rng = torch.Generator(start.device).manual_seed(0)
+        return self._by_arc_length(model, start, solver, path, rng)
+
+    def _along_z(self, model: nn.Module, start: Tensor, solver: Solver, path: bool) -> Transport:
+        field = self.field(model)
+        slope = self.min_slope
+        assert slope is not None
         held = torch.zeros(len(start), dtype=torch.bool, device=start.device)
 
         def velocity(z: Tensor, x: Tensor) -> Tensor:
-            field: Tensor = model(x, z.expand(len(x)))
-            slope = self.min_slope * torch.linalg.vector_norm(field, dim=1)
-            held.logical_or_(field[:, -1] < slope)
-            return field[:, :-1] / torch.maximum(field[:, -1], slope)[:, None]
+            direction, _ = field(x, z.expand(len(x)))
+            held.logical_or_(direction[:, -1] < slope)
+            return direction[:, :-1] / direction[:, -1:].clamp_min(slope)
 
         solution = solver.integrate(
             velocity,
@@ -127,116 +134,212 @@ class ElectrostaticFieldMatching(Method):
             grid="uniform" if solver.solver == "euler" else "cosine",
             path=path,
         )
-        # Where the network's f_z was lifted to the floor, the line is not one of its field.
+        # Where the field's E_z was lifted to the floor, the line is not one of the field.
         landed = solution.x.isfinite().all(1) & ~held
-        return Transport(solution.x, solution.nfe, landed, solution.path)
+        flows = {"field_backward": 0.0, "field_passed": 0.0}
+        heights = None
+        if solution.path is not None:
+            heights = solution.times.to(solution.path)[:, None].expand(-1, len(start))
+            points = torch.cat([solution.path, heights[..., None]], dim=2)
+            length = torch.linalg.vector_norm(points.diff(dim=0), dim=2).sum(0).mean()
+            straight = torch.linalg.vector_norm(points[-1] - points[0], dim=1).mean()
+            flows["field_stretch"] = float(length / straight)
+        return Transport(solution.x, solution.nfe, landed, solution.path, flows, heights)
 
-    def _points(self, p: Tensor, q: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        if self.points == "log":
-            return self._around_charges(p, q, rng)
-        if self.points == "mix":
-            half = len(p) // 2
-            near = self._around_charges(p[:half], q[:half], rng)
-            between = self._along_segments(p[half:], q[half:], 0.0, rng)
-            x, z = (torch.cat(parts) for parts in zip(near, between, strict=True))
-            return x, z
-        mean = self.plate_distance / 2 if self.points == "capacitor" else 0.0
-        return self._along_segments(p, q, mean, rng)
+    def _by_arc_length(
+        self, model: nn.Module, start: Tensor, solver: Solver, path: bool, rng: torch.Generator
+    ) -> Transport:
+        capacitor = model.capacitor
+        assert isinstance(capacitor, Capacitor)
+        followed = follow(
+            self.field(model),
+            capacitor,
+            start,
+            self.lines,
+            self.crossing or "sign",
+            self.offset,
+            rng,
+            rtol=solver.rtol,
+            atol=solver.atol,
+            max_steps=STEPS_PER_SOLVER_STEP * solver.solver_steps,
+            path=path,
+        )
+        traced = followed.traced
+        states = None if traced.path is None else traced.path[..., :-1]
+        nfe = math.ceil(traced.evaluations / len(start))
+        straight = torch.linalg.vector_norm(traced.end - traced.start, dim=1)
+        flows = {
+            "field_backward": float(followed.backward.double().mean()),
+            "field_passed": float(followed.passed.double().mean()),
+            "field_stretch": float(traced.length.mean() / straight.mean()),
+        }
+        heights = None if traced.path is None else traced.path[..., -1]
+        return Transport(traced.end[:, :-1], nfe, traced.ended, states, flows, heights)
 
-    def _along_segments(
-        self, p: Tensor, q: Tensor, mean: float, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        t = uniform((len(p),), p, rng)
-        n = p.shape[1] + 1
-        assert self.sigma is not None  # only points = log has none
-        noise = mean + self.sigma * normal((len(p), n), p, rng)
-        step = torch.linalg.vector_norm(noise, dim=1, keepdim=True) * _directions(len(p), n, p, rng)
-        return torch.lerp(p, q, t[:, None]) + step[:, :-1], t * self.plate_distance + step[:, -1]
 
-    def _around_charges(self, p: Tensor, q: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        at_target = uniform((len(p),), p, rng) < 0.5
-        log_low, log_high = math.log(MIN_RADIUS), math.log(2 * self.plate_distance)
-        radius = torch.exp(log_low + (log_high - log_low) * uniform((len(p), 1), p, rng))
-        step = radius * _directions(len(p), p.shape[1] + 1, p, rng)
-        x = torch.where(at_target[:, None], q, p) + step[:, :-1]
-        return x, at_target * self.plate_distance + step[:, -1]
+@register
+class ElectrostaticFieldMatching(CapacitorMethod):
+    r"""Algorithms 1 and 2 of the paper, with the exact superposition field as target.
 
+    Training: charges p_1..p_N from the source at z = 0 and q_1..q_N from the target at z = L;
+    at points x~ of R^{D+1}
 
-class FieldModel(nn.Module):
-    r"""The learned direction f(x, z) ~ sqrt(D + 1) E / |E|.
+    .. math:: f(\tilde x) \approx \sqrt{D + 1}\, E(\tilde x) / |E(\tilde x)|.
 
-    z enters as asinh of the distances to both plates, which resolves the layers at the plates at
-    every L. In low dimension, where lines leave the data far behind, the network is a
-    correction to the field of two point charges at the centres of the plates,
+    With ``lines`` other than ``forward`` the flux is needed on both sides of both plates: then
+    direction and log-norm of each plate's field are learned, by a network for each plate
+    (:class:`~methods.fields.TwoPlates`), and the direction of their superposition with them.
 
-    .. math:: f = \sqrt{D + 1}\, e(\tilde x) + g\, N(\tilde x), \quad
-              g = 1 / \min(\rho_P, \rho_Q), \quad
-              \rho_P^2 = 1 + |\tilde x - \tilde c_P|^2 / s_P^2,
+    ``points`` says where the field is learned. Each point starts from a charge pair (p, q):
 
-    with c the mean of a plate and s its root mean square radius. Centred charges have no dipole
-    moment; far from both plates their quadrupoles are left, of first order beside the dipole of
-    the pair, like g.
+    * ``uniform``: (1 - t/L) p + t/L q at z = t, t ~ U(0, L), plus a step of length \|eps\| in a
+      uniform direction of R^{D+1}, eps ~ N(0, sigma^2 I) in R^{D+1} (Algorithm 1);
+    * ``capacitor``: the same with eps ~ N(L/2, sigma^2 I), which covers the space beside and
+      behind the plates;
+    * ``log``: at a log-uniform distance in [0.02, 2 L] of p or q, in a uniform direction;
+    * ``mix``: half ``uniform``, half ``log``;
+    * ``mesh``: uniform in a box that reaches L/2 beyond the charges;
+    * ``poisson``: PFGM's perturbation of p or q;
+    * ``lines``: half ``log``, half near exact lines of the field (:class:`LinePool`).
+
+    In two dimensions field lines bulge far out of the data and ``uniform`` misses them; from D of
+    about 16 on they do not, and ``uniform`` with a small sigma is best. Only ``uniform``,
+    ``capacitor`` and ``mix`` have a sigma.
+
+    ``endpoints`` says whether p and q are among the charges whose field is learned. If they are
+    (``included``), in high dimension that field is nearly the field of the pair alone: a
+    normalised conditional matching rather than the field of the plates.
+
+    ``target = per_plate`` adds the plates' directions instead of their fields, as the authors'
+    released code does; kept for comparison.
     """
 
-    def __init__(
-        self, network: NetworkFactory, source: Tensor, target: Tensor, plate_distance: float
-    ) -> None:
-        super().__init__()
-        samples = torch.cat([source, target])
-        self.plate_distance = plate_distance
-        self.dim = source.shape[1]
-        self.far_field = self.dim <= LOW_DIM
-        self.register_buffer("shift", samples.mean(0))
-        self.register_buffer("scale", samples.std(0).mean())
-        self.register_buffer("centres", torch.stack([source.mean(0), target.mean(0)]))
-        self.register_buffer("radii", torch.stack([rms_radius(source), rms_radius(target)]))
-        self.shift: Tensor
-        self.scale: Tensor
-        self.centres: Tensor  # (2, D)
-        self.radii: Tensor  # (2,)
-        if self.far_field:
-            self.network = network(3, self.dim + 1, extra_inputs=self.dim)
-        else:
-            self.network = network(2, self.dim + 1)
+    name: ClassVar[str] = "efm"
+    title: ClassVar[str] = "Electrostatic Field Matching"
+    reference: ClassVar[str] = "Kolesov et al., ICML 2025, https://arxiv.org/abs/2502.02367"
+    diagnostics: ClassVar[Mapping[str, str]] = {**ERRORS, **FLOWS}
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """x (B, D), z (B,) -> f (B, D+1)."""
-        v = (x - self.shift) / self.scale
-        unit = PLATE_LAYER * self.scale
-        heights = torch.stack([z, self.plate_distance - z], dim=1)
-        embedding = torch.asinh(heights / unit)
-        if not self.far_field:
-            correction: Tensor = self.network(v, embedding)
-            return correction
-        inputs, log_radius = radial_inputs(v)
-        correction = self.network(inputs, torch.cat([embedding, log_radius], dim=1))
-        direction, rho = self._point_charges(x, z)
-        gate = 1 / rho.amin(1, keepdim=True)
-        return math.sqrt(self.dim + 1) * direction + gate * correction
+    points: PointScheme = "mix"
+    sigma: float | None = Field(1.0, ge=0)
+    charges: int = Field(256, ge=1, le=100_000)
+    endpoints: Literal["included", "independent"] = "included"
+    target: Literal["superposition", "per_plate"] = "superposition"
+    z_embedding: ZEmbedding = "plates"
 
-    def _point_charges(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Direction of the field of the two centres, softened by their radii; rho (B, 2)."""
-        offsets = [
-            torch.cat([x - centre, (z - height)[:, None]], dim=1)
-            for centre, height in zip(self.centres, (0.0, self.plate_distance), strict=True)
+    @classmethod
+    def defaults(cls, dim: int) -> dict[str, Any]:
+        if dim <= LOW_DIM:
+            return {}
+        # A point sigma sqrt(D) off its segment sees its own charge radially, not along the line, up
+        # to about that height: sigma sqrt(D) stays below the distances between data.
+        return {"L": 6.0, "sigma": 0.02, "points": "uniform"}
+
+    @classmethod
+    def create(cls, dim: int, **settings: Any) -> Self:
+        """As :meth:`Method.create`; lines on both sides of the plates have defaults of their own.
+
+        They need the field of the plates, not of the batch, wherever lines go.
+        """
+        if settings.get("lines", "forward") != "forward":
+            settings = {"endpoints": "independent", "charges": 1024, **settings}
+            if dim <= LOW_DIM:
+                settings = {"points": "lines", **settings}
+        return super().create(dim, **settings)
+
+    @field_validator("sigma")
+    @classmethod
+    def _some_schemes_have_no_sigma(cls, sigma: float | None, info: ValidationInfo) -> float | None:
+        return sigma if info.data.get("points") in WITH_SIGMA else None
+
+    @field_validator("target", "z_embedding")
+    @classmethod
+    def _plate_by_plate_there_is_one(cls, value: str, info: ValidationInfo) -> str:
+        """Learned plate by plate, the target is the superposition, z the distance to the plate."""
+        if info.data.get("lines") == "forward" or info.field_name is None:
+            return value
+        return str(cls.model_fields[info.field_name].default)
+
+    @model_validator(mode="after")
+    def _sigma_given(self) -> Self:
+        if self.sigma is None and self.points in WITH_SIGMA:
+            raise ValueError(f"sigma must be a number with points = {self.points}, got none")
+        return self
+
+    def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+        if self.lines == "forward":
+            return FieldModel(network, source, target, self.plate_distance, self.z_embedding)
+        return TwoPlates(network, source, target, self.plate_distance)
+
+    def field(self, model: nn.Module) -> CapacitorField:
+        def learned(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+            output: Tensor = model(x, z)
+            if self.lines != "forward":
+                return from_columns(output)
+            norm = torch.linalg.vector_norm(output, dim=1)
+            direction = output / norm.clamp_min(torch.finfo(output.dtype).tiny)[:, None]
+            return direction, torch.zeros_like(norm)
+
+        return learned
+
+    def diagnose(self, model: nn.Module, source: Draw, target: Draw) -> dict[str, float]:
+        return field_errors(self.field(model), source, target, self.plate_distance, self.offset)
+
+    def batches(
+        self, source: Draw, target: Draw, n: int, rng: torch.Generator
+    ) -> Iterator[Regression]:
+        pool = None
+        if self.points == "lines":
+            crossing = self.crossing or "sign"
+            pool = LinePool(
+                source, target, self.plate_distance, self.lines, crossing, self.offset, rng
+            )
+        while True:
+            yield self._batch(source, target, n, rng, pool)
+
+    def _batch(
+        self, source: Draw, target: Draw, n: int, rng: torch.Generator, pool: LinePool | None
+    ) -> Regression:
+        positive, negative = source(self.charges), target(self.charges)
+        p, q = positive, negative
+        if self.endpoints == "independent":
+            p, q = source(n), target(n)
+        pair = torch.randint(len(p), (2, n), generator=rng, device=rng.device)
+        x, z = self._points(p[pair[0]], q[pair[1]], rng, pool)
+        plates = [
+            poisson_field(x.double(), z.double() - height, charges)
+            for charges, height in ((positive, 0.0), (negative, self.plate_distance))
         ]
-        squared = torch.stack([offset.square().sum(1) for offset in offsets], dim=1)  # (B, 2)
-        rho = torch.sqrt(1 + squared / self.radii**2)
-        distance = rho * self.radii
-        weight = (distance.amin(1, keepdim=True) / distance) ** (self.dim + 1)
-        field = weight[:, :1] * offsets[0] - weight[:, 1:] * offsets[1]
-        norm = torch.linalg.vector_norm(field, dim=1, keepdim=True)
-        return field / norm.clamp_min(torch.finfo(x.dtype).tiny), rho
+        if self.lines != "forward":
+            columns = as_columns(plates[0], plates[1])
+            weight = columns.isfinite().all(1)  # not so on a charge
+            return Regression(x, z, columns.nan_to_num(0, 0, 0).to(x), weight.to(x))
+        if self.target == "per_plate":
+            plates = [(direction, torch.zeros_like(norm)) for direction, norm in plates]
+        direction, _ = superpose(plates[0], plates[1])
+        return Regression(x, z, math.sqrt(x.shape[1] + 1) * direction.to(x))
+
+    def _points(
+        self, p: Tensor, q: Tensor, rng: torch.Generator, pool: LinePool | None
+    ) -> tuple[Tensor, Tensor]:
+        distance, sigma = self.plate_distance, self.sigma or 0.0
+        half = len(p) // 2
+        if self.points == "log":
+            return around_charges(p, q, distance, rng)
+        if self.points == "mesh":
+            return in_box(p, q, distance, rng)
+        if self.points == "poisson":
+            return perturbed(p, q, distance, self.lines != "forward", rng)
+        if self.points == "mix":
+            near = around_charges(p[:half], q[:half], distance, rng)
+            return _joined(near, along_segments(p[half:], q[half:], distance, 0.0, sigma, rng))
+        if self.points == "lines":
+            assert pool is not None
+            near = around_charges(p[:half], q[:half], distance, rng)
+            return _joined(near, pool(len(p) - half, rng))
+        mean = distance / 2 if self.points == "capacitor" else 0.0
+        return along_segments(p, q, distance, mean, sigma, rng)
 
 
-def rms_radius(samples: Tensor) -> Tensor:
-    """Root mean square distance of the samples (N, D) from their mean."""
-    radius: Tensor = samples.var(0).sum().sqrt()
-    return radius
-
-
-def _directions(count: int, n: int, like: Tensor, rng: torch.Generator) -> Tensor:
-    """Uniform directions in R^n, shape (count, n)."""
-    m = normal((count, n), like, rng)
-    directions: Tensor = m / torch.linalg.vector_norm(m, dim=1, keepdim=True)
-    return directions
+def _joined(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    x, z = (torch.cat(parts) for parts in zip(first, second, strict=True))
+    return x, z

@@ -23,8 +23,11 @@ LOW_DIM = 8
 # one, because a batch drawn with replacement holds some charges several times; of more copies
 # than these the direction is still exact, but log|E| loses digits close to them.
 NEAREST = 8
-# At most this many point-charge pairs are held at a time (64 MB in float64).
-BLOCK_PAIRS = 2**23
+# About this many point-charge pairs are held at a time (2 MB in float64): larger blocks leave the
+# cache, and what they are made of is taken from the system anew each time, ten times as slow.
+BLOCK_PAIRS = 2**18
+# Points a block at least: fewer make the matrix products slow.
+MIN_ROWS = 64
 
 
 class _Plate(NamedTuple):
@@ -70,10 +73,30 @@ def capacitor_field(
         raise ValueError(f"plate_distance must be positive and finite, got {plate_distance}")
     source = _plate_field(x, z, positive, "positive")
     target = _plate_field(x, z - plate_distance, negative, "negative")
-    log_scale = torch.maximum(source.log_scale, target.log_scale)
-    field = source.field * _ratio(source.log_scale, log_scale)
-    field = field - target.field * _ratio(target.log_scale, log_scale)
-    return _direction_and_norm(field, log_scale, x.dtype)
+    fields = [_direction_and_norm(plate.field, plate.log_scale) for plate in (source, target)]
+    direction, log_norm = superpose(fields[0], fields[1])
+    return direction.to(x.dtype), log_norm.to(x.dtype)
+
+
+def superpose(
+    positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The field of a positive plate minus that of a plate of the same charge.
+
+    Args:
+        positive, negative: direction (B, D+1) and log-norm (B,) of the field of either plate, as
+            :func:`poisson_field` gives them.
+
+    Returns:
+        Direction and log-norm of the difference; where a log-norm is infinite, zero and infinite.
+    """
+    log_scale = torch.maximum(positive[1], negative[1])
+    field = positive[0] * _ratio(positive[1], log_scale)
+    field = field - negative[0] * _ratio(negative[1], log_scale)
+    norm = torch.linalg.vector_norm(field, dim=1)
+    direction = field / norm.clamp_min(torch.finfo(field.dtype).tiny)[:, None]
+    log_norm = (log_scale + norm.log()).masked_fill(torch.isinf(log_scale), math.inf)
+    return direction, log_norm
 
 
 def poisson_field(x: Tensor, z: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +121,8 @@ def poisson_field(x: Tensor, z: Tensor, charges: Tensor) -> tuple[Tensor, Tensor
         https://arxiv.org/abs/2209.11178
     """
     plate = _plate_field(x, z, charges, "charges")
-    return _direction_and_norm(plate.field, plate.log_scale, x.dtype)
+    direction, log_norm = _direction_and_norm(plate.field, plate.log_scale)
+    return direction.to(x.dtype), log_norm.to(x.dtype)
 
 
 def mean_displacement(x: Tensor, z: Tensor, charges: Tensor) -> Tensor:
@@ -139,14 +163,12 @@ def _ratio(log_scale: Tensor, reference: Tensor) -> Tensor:
     return difference.exp()[:, None]
 
 
-def _direction_and_norm(
-    field: Tensor, log_scale: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _direction_and_norm(field: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
     norm = torch.linalg.vector_norm(field, dim=1)
     direction = field / norm.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     log_norm = log_scale + norm.log() - log_sphere_area(field.shape[1])
     log_norm = log_norm.masked_fill(torch.isinf(log_scale), math.inf)
-    return direction.to(dtype), log_norm.to(dtype)
+    return direction, log_norm
 
 
 def _plate_field(x: Tensor, height: Tensor, charges: Tensor, name: str) -> _Plate:
@@ -160,7 +182,7 @@ def _plate_field(x: Tensor, height: Tensor, charges: Tensor, name: str) -> _Plat
             f"{name} must have shape (N, {x.shape[1]}) with N > 0, got {tuple(charges.shape)}"
         )
     sums = _sums_by_coordinate if x.shape[1] <= LOW_DIM else _sums_by_product
-    rows = max(1, BLOCK_PAIRS // len(charges))
+    rows = max(MIN_ROWS, BLOCK_PAIRS // len(charges))
     charges = charges.double()
     blocks = [
         sums(x_block.double(), h_block.double(), charges)

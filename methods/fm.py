@@ -47,7 +47,12 @@ class FlowMatching(Method):
         return Regression(x, t, x1 - x0)
 
     def transport(
-        self, model: nn.Module, start: Tensor, solver: Solver, path: bool = False
+        self,
+        model: nn.Module,
+        start: Tensor,
+        solver: Solver,
+        path: bool = False,
+        rng: torch.Generator | None = None,
     ) -> Transport:
         solution = solver.integrate(
             lambda t, x: model(x, t.expand(len(x))), start, 0.0, 1.0, grid="uniform", path=path

@@ -75,24 +75,10 @@ class PoissonFlow(Method):
     def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
         charges = target(self.charges)
         own = torch.arange(n, device=charges.device) % self.charges
-        x, z = self._perturb(charges[own], rng)
+        x, z = perturb(charges[own], self.sigma, 3 * self.z_max / self.sigma, rng)
         field = mean_displacement(x, z, charges)
         norm = torch.linalg.vector_norm(field, dim=1, keepdim=True)
         return Regression(x, z, math.sqrt(x.shape[1]) * field / (norm + self.gamma))
-
-    def _perturb(self, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Training points (x, z) around the charges ``y`` (B, D)."""
-        m = uniform((len(y),), y, rng)  # in units of M
-        noise = self.sigma * normal((len(y), y.shape[1] + 1), y, rng)
-        reach = 3 * self.z_max / self.sigma  # (1 + tau)^M
-        growth = reach**m
-        # Starting this near, a large step would almost only go along the plate (Appendix B.1.1).
-        too_near = noise[:, -1].abs() < self.sigma / 2
-        growth = torch.where(too_near, reach ** (0.7 * m), growth)
-        u = normal(y.shape, y, rng)
-        u = u / torch.linalg.vector_norm(u, dim=1, keepdim=True)
-        radius = torch.linalg.vector_norm(noise[:, :-1], dim=1) * growth
-        return y + radius[:, None] * u, noise[:, -1].abs() * growth
 
     def start(self, x0: Tensor) -> Tensor:
         """The prior on z = z_max, as a map of N(0, I): same direction, quantile to quantile.
@@ -108,7 +94,12 @@ class PoissonFlow(Method):
         return prior
 
     def transport(
-        self, model: nn.Module, start: Tensor, solver: Solver, path: bool = False
+        self,
+        model: nn.Module,
+        start: Tensor,
+        solver: Solver,
+        path: bool = False,
+        rng: torch.Generator | None = None,
     ) -> Transport:
         def velocity(log_z: Tensor, x: Tensor) -> Tensor:
             z = log_z.exp()
@@ -120,6 +111,23 @@ class PoissonFlow(Method):
         )
         landed = solution.x.isfinite().all(1)
         return Transport(solution.x, solution.nfe, landed, solution.path)
+
+
+def perturb(y: Tensor, sigma: float, reach: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Training points (x, z), z >= 0, around the charges ``y`` (B, D) of the plate z = 0.
+
+    The steps of :class:`PoissonFlow` with noise ``sigma`` and (1 + tau)^M = ``reach``.
+    """
+    m = uniform((len(y),), y, rng)  # in units of M
+    noise = sigma * normal((len(y), y.shape[1] + 1), y, rng)
+    growth = reach**m
+    # Starting this near, a large step would almost only go along the plate (Appendix B.1.1).
+    too_near = noise[:, -1].abs() < sigma / 2
+    growth = torch.where(too_near, reach ** (0.7 * m), growth)
+    u = normal(y.shape, y, rng)
+    u = u / torch.linalg.vector_norm(u, dim=1, keepdim=True)
+    radius = torch.linalg.vector_norm(noise[:, :-1], dim=1) * growth
+    return y + radius[:, None] * u, noise[:, -1].abs() * growth
 
 
 class PoissonModel(nn.Module):

@@ -29,6 +29,7 @@ class Solution(NamedTuple):
     x: Tensor  # (B, D)
     nfe: int
     path: Tensor | None  # (steps+1, B, D)
+    times: Tensor  # (steps+1,): the grid
 
 
 class Solver(BaseModel):
@@ -81,7 +82,7 @@ class Solver(BaseModel):
             x, states = _fixed_steps(counted, x0, times, heun=self.solver == "heun", path=path)
         else:
             x, states = self._torchdiffeq(counted, x0, times, path)
-        return Solution(x, calls, states)
+        return Solution(x, calls, states, times)
 
     def _torchdiffeq(
         self, velocity: Velocity, x0: Tensor, times: Tensor, path: bool

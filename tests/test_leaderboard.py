@@ -16,9 +16,9 @@ from scipy import stats
 
 from bench.ablation import ablation, axes
 from bench.folder import RECORD, StorageError, cell_folder, write_atomically, write_json
-from bench.leaderboard import format_value, leaderboard, table
+from bench.leaderboard import format_value, leaderboard, table, with_setting
 from bench.metrics import METRICS
-from bench.records import FORMAT, read_record, read_records, results
+from bench.records import FORMAT, RecordError, read_record, read_records, results
 from bench.report import write_report
 from bench.spec import EvalSettings
 from bench.train import TrainSettings
@@ -333,7 +333,8 @@ def test_columns_are_in_the_order_of_the_contract() -> None:
     columns = list(results([record(L=6.0, sigma=0.1, points="mix", metrics=w2(0.1))]))
     assert columns[:5] == ["task", "method", "seed", "L", "sigma"]
     last = "status reason nfe train_seconds sample_seconds peak_memory_mb parameters steps batch"
-    end = [*last.split(), "device", "commit", "evaluated", "landed", "id"]
+    memory = ["nearest_train", "nearest_train_floor"]
+    end = [*last.split(), "device", "commit", "evaluated", "landed", *memory, "id"]
     assert columns[-len(end) :] == end
     metrics = [column for name in METRICS for column in (name, f"{name}_floor")]
     between = columns[5 : -len(end)]
@@ -494,3 +495,55 @@ def test_tables_of_axes_that_are_gone_are_removed(tmp_path: Path) -> None:
     old.write_text("old")
     write_report(tmp_path)
     assert not old.exists()
+
+
+def test_every_table_says_whose_field_was_learned() -> None:
+    """``endpoints`` is named though it has one value; methods without it have no such word."""
+    rows = results(
+        [
+            record("efm", endpoints="included", metrics={"w2": 1.0}),
+            record("fm", metrics={"w2": 1.0}),
+        ]
+    )
+    assert dict(zip(rows["method"], with_setting(rows)["setting"], strict=True)) == {
+        "efm": "endpoints=included",
+        "fm": "",
+    }
+    assert set(with_setting(rows, without="endpoints")["setting"]) == {""}
+    assert "endpoints=included" in table(leaderboard(rows))
+
+
+def test_diagnostics_are_columns_and_means_but_no_settings_and_no_ranks() -> None:
+    angles = [{"field_angle_50": 2.0}, {"field_angle_50": 4.0}]
+    rows = results(
+        [
+            {**record("efm", seed, metrics={"w2": 1.0}), "diagnostics": found}
+            for seed, found in enumerate(angles)
+        ]
+        + [record("fm", metrics={"w2": 1.0})]
+    )
+    assert list(rows["field_angle_50"].dropna()) == [2.0, 4.0]
+    board = leaderboard(rows).set_index("method")
+    assert board.loc["efm", "field_angle_50"] == 3.0
+    assert math.isnan(board.loc["fm", "field_angle_50"])
+    assert (board["setting"] == "").all()
+    assert "field_angle_50_rank" not in board
+    assert axes(rows) == []
+
+
+@pytest.mark.parametrize("found", [{"angle": 2.0}, {"field_angle": "wide"}])
+def test_a_record_with_something_else_for_a_diagnostic_is_refused(
+    tmp_path: Path, found: dict[str, Any]
+) -> None:
+    broken = {**record("efm", metrics={"w2": 1.0}), "diagnostics": found}
+    path = cell_folder(tmp_path, broken["id"]) / RECORD
+    path.parent.mkdir(parents=True)
+    write_json(path, broken)
+    with pytest.raises(RecordError, match="diagnostic"):
+        read_record(path)
+
+
+def test_what_was_not_trained_has_no_training_settings() -> None:
+    rows = results([{**record("efm-exact", metrics={"w2": 1.0}), "parameters": 0}])
+    assert rows[["steps", "batch", "lr", "width"]].isna().all(axis=None)
+    assert rows["solver_steps"].notna().all()

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-import methods.efm
 import methods.pfgm
+import methods.points
 from datasets.toy import EightGaussians, SwissRoll
 from methods import METHODS, Method, register
 from methods.base import Draw
@@ -26,6 +26,14 @@ from methods.pfgm import PoissonFlow
 from methods.solvers import Solver
 
 NAMES = sorted(METHODS)
+TRAINED = [name for name in NAMES if METHODS[name].trained]
+BOTH_SIDES: dict[str, dict[str, Any]] = {
+    "efm stop_rule": {"lines": "stop_rule"},
+    "efm two_sided": {"lines": "two_sided"},
+    "efm-exact two_sided": {"lines": "two_sided", "charges": 200},
+    "efm-exact arc_length": {"variable": "arc_length", "charges": 200},
+}
+"""Methods whose lines are traced by arc length."""
 DIMS = [2, 64]
 ACCURATE = Solver(solver="rk4", solver_steps=400)
 EFM = ElectrostaticFieldMatching
@@ -67,12 +75,18 @@ class Counted(nn.Module):
     def __init__(self, model: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.model = model
-        self.calls = 0
+        self.points = 0
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        self.calls += 1
+        self.points += len(x)
         assert s.shape == x.shape[:1]
         return self.model(x, s)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
 
 
 def same_law(samples: Tensor | np.ndarray, law: Any) -> bool:
@@ -93,7 +107,8 @@ def length(x: Tensor) -> Tensor:
 
 
 def build(name: str, dim: int) -> tuple[Method, nn.Module]:
-    method = METHODS[name].create(dim)
+    kind = METHODS[name.split()[0]]
+    method = kind.create(dim, **BOTH_SIDES.get(name, {}))
     network = NetworkSettings(width=16, depth=2).factory(dim)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -102,7 +117,7 @@ def build(name: str, dim: int) -> tuple[Method, nn.Module]:
 
 
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*TRAINED, "efm stop_rule", "efm two_sided"])
 def test_regression_contract(name: str, dim: int) -> None:
     method, model = build(name, dim)
     state = torch.get_rng_state()
@@ -123,12 +138,25 @@ def test_regression_contract(name: str, dim: int) -> None:
     for part, again in zip((points, scalar, target), batch(0), strict=False):
         assert torch.equal(part, again)
     assert not torch.equal(points, batch(1)[0])
+    batches = method.batches(gaussian(dim, 3), gaussian(dim, 4, shift=1), 33, rng())
+    assert torch.equal(next(batches).points, points)
+    assert not torch.equal(next(batches).points, points)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(TRAINED)))
+def test_what_is_not_trained_has_no_batches_and_no_parameters(name: str) -> None:
+    method, model = build(name, 2)
+    assert not list(model.parameters())
+    with pytest.raises(TypeError, match=f"^{name} has nothing to learn$"):
+        method.regression(gaussian(2, 3), gaussian(2, 4), 5, rng())
+    with pytest.raises(TypeError):
+        next(method.batches(gaussian(2, 3), gaussian(2, 4), 5, rng()))
 
 
 @pytest.mark.parametrize("path", [False, True])
 @pytest.mark.parametrize("solver", ["euler", "heun", "dopri5"])
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *BOTH_SIDES])
 def test_transport_contract(name: str, dim: int, solver: str, path: bool) -> None:
     method, model = build(name, dim)
     counted = Counted(model)
@@ -139,7 +167,10 @@ def test_transport_contract(name: str, dim: int, solver: str, path: bool) -> Non
     with torch.no_grad():
         settings = Solver(solver=solver, solver_steps=8, rtol=0.1, atol=0.1)
         result = method.transport(counted, start, settings, path=path)
-    assert result.nfe == counted.calls
+        again = method.transport(model, start, settings, path=path)
+    assert result.nfe == math.ceil(counted.points / len(x0))
+    assert torch.equal(result.end, again.end)
+    assert set(result.diagnostics) <= set(method.diagnostics)
     assert result.end.shape == x0.shape
     assert result.end.dtype == x0.dtype
     assert result.landed.shape == (20,)
@@ -149,7 +180,11 @@ def test_transport_contract(name: str, dim: int, solver: str, path: bool) -> Non
         assert result.path is None
         return
     assert result.path is not None
-    assert result.path.shape == (9, *x0.shape)
+    assert result.path.shape[1:] == x0.shape
+    if name not in BOTH_SIDES:
+        assert len(result.path) == 9
+    if result.heights is not None:
+        assert result.heights.shape == result.path.shape[:2]
     assert torch.equal(result.path[0], start)
     assert torch.equal(result.path[-1], result.end)
 
@@ -368,7 +403,7 @@ def test_efm_uniform_points_without_noise_lie_on_segments_between_charges(dim: i
 
 def steps_of(points: str, dim: int, sigma: float, L: float, patch: pytest.MonkeyPatch) -> Tensor:
     """The steps from the segment to the points: all segments are held at t = 0, in the origin."""
-    patch.setattr(methods.efm, "uniform", lambda shape, like, rng: like.new_zeros(shape))
+    patch.setattr(methods.points, "uniform", lambda shape, like, rng: like.new_zeros(shape))
     origin = constant(*[0.0] * dim)
     method = EFM(points=points, sigma=sigma, L=L, charges=2)
     x, z, *_ = method.regression(origin, origin, 4000, rng())

@@ -1,0 +1,67 @@
+"""How well a field was learned, against the exact field of a large sample."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from methods.base import Draw, Field
+from methods.electrostatics import capacitor_field
+from methods.solvers import Solver
+
+HEIGHTS = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Parts of the way from plate to plate at which the field is looked at."""
+LINES = 256
+
+
+CHARGES = 4096
+
+ERRORS = {
+    **{
+        f"field_angle_{100 * part:02.0f}": f"angle to the exact field at {part:.0%} of L, degrees"
+        for part in HEIGHTS
+    },
+    "field_reversed": "share of points between the plates where the learned field points back",
+}
+
+
+def field_errors(
+    field: Field, source: Draw, target: Draw, plate_distance: float, offset: float
+) -> dict[str, float]:
+    """Errors of a learned field on exact field lines between the plates.
+
+    Args:
+        field: the learned field.
+        source, target: draws of both laws: ``CHARGES`` of each make the exact field, and
+            ``LINES`` more source samples the starts of its lines.
+        plate_distance: L.
+        offset: height over the source plate where the lines start.
+
+    Returns:
+        ``field_angle_05`` ... ``field_angle_95``: the mean angle between the two fields, in
+        degrees, at 5% ... 95% of the way; ``field_reversed``: the share of all these points where
+        the learned field points back to the source plate, which an exact one nowhere does.
+    """
+    positive, negative, x = source(CHARGES), target(CHARGES), source(LINES)
+
+    def exact(x: Tensor, z: Tensor) -> Tensor:
+        direction, _ = capacitor_field(x, z, positive, negative, plate_distance)
+        return direction
+
+    def slope(z: Tensor, x: Tensor) -> Tensor:
+        direction = exact(x, z.expand(len(x)))
+        return direction[:, :-1] / direction[:, -1:].clamp_min(1e-2)
+
+    errors, reversed_, solver, below = {}, [], Solver(solver_steps=5), offset
+    for part in HEIGHTS:
+        height = max(part * plate_distance, offset)
+        if height > below:
+            x = solver.integrate(slope, x, below, height, grid="cosine").x
+        below = height
+        z = x.new_full((len(x),), height)
+        learned = field(x, z)[0]
+        cosine = torch.linalg.vecdot(learned, exact(x, z)).clamp(-1, 1)
+        errors[f"field_angle_{100 * part:02.0f}"] = math.degrees(float(torch.acos(cosine).mean()))
+        reversed_.append(learned[:, -1] <= 0)
+    errors["field_reversed"] = float(torch.cat(reversed_).double().mean())
+    return errors

@@ -1,0 +1,214 @@
+"""Field lines on both sides of both plates: the theorem of EFM, and what decides where lines go."""
+
+import math
+
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import Tensor
+
+from datasets.toy import EightGaussians
+from methods.electrostatics import capacitor_field
+from methods.lines import (
+    Arrival,
+    Capacitor,
+    Step,
+    backward_share,
+    even_uniforms,
+    follow,
+    trace,
+)
+from methods.points import directions
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=rng(seed), dtype=torch.float64)
+
+
+class Capture:
+    """Guides lines through all of space until they come within ``radius`` of a negative charge."""
+
+    def __init__(self, positive: Tensor, negative: Tensor, L: float, radius: float) -> None:
+        self.charges = positive, negative, L
+        self.capacitor = Capacitor.of(L, positive, negative)
+        self.sinks = torch.cat([negative, torch.full((len(negative), 1), L).to(negative)], 1)
+        self.radius = radius
+
+    def direction(self, points: Tensor, lines: Tensor) -> Tensor:
+        return capacitor_field(points[:, :-1], points[:, -1], *self.charges)[0]
+
+    def arrive(self, step: Step, lines: Tensor) -> Arrival:
+        ended = torch.cdist(step.after, self.sinks).amin(1) < self.radius
+        image, far = self.capacitor.mirror(step.after)
+        return Arrival(torch.where(far[:, None], image, step.after), ended, far)
+
+
+def captured(positive: Tensor, negative: Tensor, L: float, lines: int, forward: bool) -> Tensor:
+    """How many of the lines from all positive charges end on each negative charge."""
+    count, dim = positive.shape
+    step = 1e-3 * directions(lines, dim + 1, positive, rng(5))
+    if forward:
+        step[:, -1] = step[:, -1].abs()
+    home = torch.cat([positive, torch.zeros(count, 1).double()], 1)[torch.arange(lines) % count]
+    guide = Capture(positive, negative, L, radius=0.02)
+    traced = trace(guide, home + step, 1e-3, rtol=1e-4, atol=1e-5, max_steps=2000)
+    assert traced.ended.double().mean() >= 0.97
+    nearest = torch.cdist(traced.end[traced.ended], guide.sinks).argmin(1)
+    return nearest.bincount(minlength=len(negative))
+
+
+def spread(counts: Tensor) -> float:
+    """chi^2 over its degrees of freedom, against equal shares."""
+    return float(stats.chisquare(counts.numpy()).statistic) / (len(counts) - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("charges", [16, 64])
+def test_discrete_theorem(charges: int) -> None:
+    """Lines from every charge in uniform directions end on every charge equally often."""
+    L = 6.0
+    positive = normal(charges, 2)
+    negative = EightGaussians(5.0, 0.316).sample(charges, rng(1)).double()
+    assert spread(captured(positive, negative, L, 4000, forward=False)) <= 2.2
+    assert spread(captured(positive, negative, L, 4000, forward=True)) >= 5
+
+
+# --- The tracer ----------------------------------------------------------------------------------
+
+
+class Circling:
+    """Unit speed on circles around the z axis, until half a turn is done."""
+
+    def direction(self, points: Tensor, lines: Tensor) -> Tensor:
+        x, y, _ = points.unbind(1)
+        return torch.stack([-y, x, 0 * x], 1) / torch.hypot(x, y)[:, None]
+
+    def arrive(self, step: Step, lines: Tensor) -> Arrival:
+        crossed = (step.before[:, 1] > 0) & (step.after[:, 1] <= 0)
+        return Arrival(step.after, crossed, torch.zeros_like(crossed))
+
+
+def test_trace_error_follows_the_tolerance() -> None:
+    """On a circle the radius is kept; the error is of the third order in the step."""
+    start = torch.tensor([[1.0, 1e-9, 0.0], [5.0, 1e-9, 1.0]]).double()
+    errors = []
+    for rtol in (1e-2, 1e-4, 1e-6):
+        traced = trace(Circling(), start, 0.01, rtol, 0.0, max_steps=10_000)
+        radius = torch.linalg.vector_norm(traced.end[:, :2], dim=1)
+        assert traced.ended.all()
+        errors.append(float((radius / start[:, 0] - 1).abs().max()))
+        assert errors[-1] < 10 * rtol
+        # Length of the arc up to the end of the last step, which lies beyond half a turn.
+        turned = math.pi + torch.atan2(-traced.end[:, 1], -traced.end[:, 0])
+        torch.testing.assert_close(traced.length, turned * start[:, 0], rtol=10 * rtol, atol=0)
+    assert errors[0] > 10 * errors[1] > 100 * errors[2]
+
+
+def test_trace_gives_up_after_max_steps_where_the_line_is() -> None:
+    start = torch.tensor([[1.0, 1e-9, 0.0]]).double()
+    traced = trace(Circling(), start, 0.01, 1e-4, 0.0, max_steps=5, path=True)
+    assert not traced.ended.any()
+    assert traced.path is not None
+    assert torch.equal(traced.path[0], start)
+    assert torch.equal(traced.path[-1], traced.end)
+    assert 0 < traced.length.item() < math.pi
+
+
+def test_a_line_that_is_not_a_number_is_lost_and_harms_no_other() -> None:
+    class Broken(Circling):
+        def direction(self, points: Tensor, lines: Tensor) -> Tensor:
+            return super().direction(points, lines).masked_fill((lines == 1)[:, None], math.nan)
+
+    start = torch.tensor([[1.0, 1e-9, 0.0]] * 3).double()
+    traced = trace(Broken(), start, 0.01, 1e-4, 0.0, max_steps=200)
+    assert traced.ended.tolist() == [True, False, True]
+    assert torch.equal(traced.end[0], traced.end[2])
+
+
+def test_crossing_lies_on_the_height_and_on_the_curve() -> None:
+    """A step along a parabola: Hermite's cubic is exact."""
+    before, after = torch.tensor([[0.0, 0.0]]).double(), torch.tensor([[2.0, 4.0]]).double()
+    slopes = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[1.0, 4.0]]).double()
+    step = Step(before, after, *slopes, torch.tensor([2.0]).double())
+    expected = torch.tensor([[math.sqrt(2), 2.0]]).double()
+    torch.testing.assert_close(step.crossing(torch.tensor([2.0]).double()), expected)
+
+
+# --- Where lines go ------------------------------------------------------------------------------
+
+
+def gaussian_plate_field(h: float) -> float:
+    """E_z on the axis of a unit plate N(0, I) in the plane, at height h: an integral over rings."""
+
+    def ring(r: float) -> float:
+        density = math.exp(-r * r / 2) / (2 * math.pi)
+        return 2 * math.pi * r * density * h / (4 * math.pi * (r * r + h * h) ** 1.5)
+
+    return float(integrate.quad(ring, 0, 12, points=[h])[0])
+
+
+@pytest.mark.parametrize("L", [1.0, 3.0, 20.0])
+def test_backward_share_of_two_gaussian_plates(L: float) -> None:
+    """E_z(0+-) = +-q / 2 + the other plate's field; q = 1 / (2 pi) in the centre."""
+    offset = 0.05
+    own, other = gaussian_plate_field(offset), gaussian_plate_field
+    forward, backward = own + other(L - offset), own - other(L + offset)
+    charges = torch.randn(200_000, 2, generator=rng(1), dtype=torch.float64)
+
+    def field(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return capacitor_field(x, z, charges, charges, L)
+
+    # The mean over a small disc smooths the few charges below each point.
+    x = 0.15 * normal(400, 2)
+    found = backward_share(field, x, offset).mean()
+    assert abs(float(found) - backward / (forward + backward)) < 0.01
+
+
+def test_even_uniforms_are_uniform_and_even() -> None:
+    for numbers in even_uniforms(4000, torch.zeros(1).double(), rng()):
+        assert ((numbers >= 0) & (numbers < 1)).all()
+        counts = (numbers * 100).long().bincount(minlength=100)
+        assert (counts - 40).abs().max() <= 3  # by chance the largest would be about 16
+    pairs = torch.stack(even_uniforms(4000, torch.zeros(1).double(), rng()))
+    assert abs(float(pairs.corrcoef()[0, 1])) < 0.01
+    # Not tied to the order of the lines: starts may be ordered too.
+    neighbours = torch.stack([pairs[0, :-1], pairs[0, 1:]])
+    assert abs(float(neighbours.corrcoef()[0, 1])) < 0.05
+    other = even_uniforms(4000, torch.zeros(1).double(), rng(1))[0]
+    assert not torch.equal(pairs[0], other)
+
+
+def rising(left: float, right: float, L: float = 4.0):  # type: ignore[no-untyped-def]
+    """A field along z whose strength falls from ``left`` to ``right`` at the plate z = L."""
+
+    def field(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        e = torch.where(z < L, left, right)
+        direction = torch.zeros(len(x), x.shape[1] + 1).to(x)
+        direction[:, -1] = e.sign()
+        return direction, e.abs().log()
+
+    return field
+
+
+@pytest.mark.parametrize(
+    ("crossing", "right", "passed"),
+    [("flux", 0.3, 0.15), ("sign", 0.3, 1.0), ("flux", -0.3, 0.0), ("sign", -0.3, 0.0)],
+)
+def test_lines_pass_the_target_plate_by_flux_or_by_sign(
+    crossing: str, right: float, passed: float
+) -> None:
+    start = normal(1000, 2)
+    capacitor = Capacitor.of(4.0, start, start)
+    arguments = {"offset": 0.05, "rng": rng(), "rtol": 1e-4, "atol": 1e-4, "max_steps": 60}
+    lines = follow(rising(2.0, right), capacitor, start, "stop_rule", crossing, **arguments)  # type: ignore[arg-type]
+    assert abs(float(lines.passed.double().mean()) - passed) < 0.005
+    assert torch.equal(lines.traced.ended, ~lines.passed)  # behind, this field never turns
+    landed = lines.traced.end[lines.traced.ended]
+    torch.testing.assert_close(landed[:, -1], torch.full((len(landed),), 3.95).double())
+    assert not lines.backward.any()
+    all_land = follow(rising(2.0, right), capacitor, start, "forward", crossing, **arguments)  # type: ignore[arg-type]
+    assert all_land.traced.ended.all()
