@@ -1,8 +1,8 @@
-"""Plots of a run, as PNG and PDF: samples, a bar plot a metric, a line plot an ablation axis."""
+"""Plots of a run, as PNG and PDF: samples, fields, a bar plot a metric, a line plot an axis."""
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bench.ablation import ablation, axes, file_name
 from bench.folder import SAMPLES, cell_folder, write_atomically, writing
 from bench.leaderboard import GROUP, aggregate, best, cut, few, in_turn, main_distance, with_setting
 from bench.metrics import METRICS
+from bench.pictures import SAMPLES_COLOUR, SOURCE_COLOUR, TARGET_COLOUR, Tell, field_figures
 from datasets import TASKS
 
 MAX_PANELS = 12
@@ -42,11 +43,9 @@ MAX_VALUE = 1e100
 """Largest value of a sample: sums of larger ones leave the range of a float."""
 DIGITS_SHOWN = 12
 ABLATION_METRICS = ["w2", "sliced_w2", "frechet", "transport_cost"]
-SOURCE_COLOUR, TARGET_COLOUR, SAMPLES_COLOUR = "#7f7f7f", "#3b6fb6", "#c2452d"
 OTHER_COLOUR = "#7f7f7f"
 Images = NDArray[np.float64]
 Panels = dict[str, dict[str, Images]]
-Tell = Callable[[str], None]
 
 
 def draw_plots(results: pd.DataFrame, out: Path, tell: Tell = lambda line: None) -> list[Path]:
@@ -63,7 +62,7 @@ def draw_plots(results: pd.DataFrame, out: Path, tell: Tell = lambda line: None)
     paths = []
     for name, figure in _figures(done, out, tell):
         if figure is not None:
-            paths.append(_save(figure, folder / name))
+            paths.append(save(figure, folder / name))
             tell(f"drew {paths[-1].name}")
     _remove_others(folder, paths)
     return paths
@@ -74,13 +73,14 @@ def _figures(done: pd.DataFrame, out: Path, tell: Tell) -> Iterator[tuple[str, F
     for task, rows in summary.groupby("task", sort=False):
         figure = sample_figure(str(task), done[done["task"] == task], rows, out, tell)
         yield file_name("samples", str(task)), figure
+    yield from field_figures(done, out, tell)
     for name in METRICS:
         yield file_name("bars", name), bar_figure(done, summary, name)
     for axis in axes(done.drop(columns="setting")):
         yield file_name("ablation", axis), ablation_figure(done, axis)
 
 
-def _save(figure: Figure, stem: Path) -> Path:
+def save(figure: Figure, stem: Path) -> Path:
     """Writes PDF and PNG; both are made in memory, so that a full disk leaves the old ones."""
     try:
         for suffix in ("pdf", "png"):
@@ -96,7 +96,7 @@ def _save(figure: Figure, stem: Path) -> Path:
 def _remove_others(folder: Path, paths: list[Path]) -> None:
     """Removes the plots of an earlier run that this one does not have; files not ours stay."""
     kept = {path.with_suffix(suffix) for path in paths for suffix in (".png", ".pdf")}
-    for kind in ("samples", "bars", "ablation"):
+    for kind in ("samples", "field", "bars", "ablation"):
         for old in {*folder.glob(f"{kind}_*.png"), *folder.glob(f"{kind}_*.pdf")} - kept:
             with writing(old):
                 old.unlink(missing_ok=True)

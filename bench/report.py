@@ -92,6 +92,7 @@ def _page(rows: pd.DataFrame, out: Path, plots: list[Path]) -> str:
             _task(str(name), every, pictures)
             for name, every in leaderboard(rows).groupby("task", sort=False)
         ],
+        fields=[name for name in pictures if name.startswith("field_")],
         ablations=[name for name in pictures if name.startswith("ablation_")],
         bars=[name for name in pictures if name.startswith("bars_")],
         methods=[METHODS[name] for name in sorted(set(rows["method"])) if name in METHODS],
