@@ -1,0 +1,168 @@
+"""One factor at a time: a table and a plot for every variation of a suite.
+
+    python -m bench.factors SUITE FOLDER
+
+An ablation table (:mod:`bench.ablation`) compares all cells of a folder over one setting. A suite
+whose variations each change one thing around a common point says more: which cells belong
+together. ``FOLDER`` is the output folder of its run; the tables and plots are put into it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.folder import RECORD, StorageError, write_atomically
+from bench.leaderboard import aggregate, main_distance
+from bench.metrics import METRICS
+from bench.plots import save
+from bench.records import read_records, results
+from bench.spec import Spec, Variation, read_config, suite_path
+from datasets import TASKS
+
+VALUE = "value"
+
+
+def factors_of(variation: Variation) -> list[str]:
+    """The settings of a variation that have several values, without their sections."""
+    return [
+        name.rpartition(".")[2] for name, values in variation.settings.items() if len(values) > 1
+    ]
+
+
+def factor_tables(spec: Spec, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """A table for every variation with a factor: one row a task, method and value of the factors.
+
+    Args:
+        spec: the suite.
+        rows: the rows of ``results.csv``.
+
+    Returns:
+        Tables of means, intervals and medians by name, ``<factors>`` or with the fixed settings
+        of the variation behind it.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    for number, variation in enumerate(spec.vary):
+        factors = factors_of(variation)
+        cells = {cell.id for cell in spec.variation(number).cells()}
+        own = rows[rows["id"].isin(cells)]
+        if not factors or not len(own):
+            continue
+        keys = ["task", "method", *factors]
+        table = aggregate(own, keys).sort_values(keys, kind="stable", ignore_index=True)
+        done = own[own["status"] == "done"]
+        medians = done.groupby(keys)[[name for name in METRICS if name in own]].median()
+        table = table.merge(medians.add_suffix("_median").reset_index(), on=keys, how="left")
+        tables[_name(variation, factors, tables)] = table
+    return tables
+
+
+def _name(variation: Variation, factors: list[str], taken: dict[str, Any]) -> str:
+    fixed = [str(values[0]) for values in variation.settings.values() if len(values) == 1]
+    methods = variation.methods or []
+    name = "_by_".join(factors)
+    return name if name not in taken else "_".join([name, *methods, *fixed])
+
+
+def factor_figure(table: pd.DataFrame, factors: list[str]) -> Figure:
+    """The main distance over the first factor, a panel a task; a second one is a colour map."""
+    tasks = list(dict.fromkeys(table["task"]))
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(3.6 * len(tasks) + 0.6, 3.3), squeeze=False, layout="constrained"
+    )
+    for ax, task in zip(panels.flat, tasks, strict=True):
+        rows = table[table["task"] == task]
+        metric = main_distance(rows)
+        ax.set_title(TASKS[task].title if task in TASKS else task, fontsize=9)
+        if metric is None:
+            ax.axis("off")
+        elif len(factors) == 1:
+            _line(ax, rows, factors[0], metric)
+        else:
+            _map(ax, rows, factors, metric)
+    dashed = "; dashed: floor" if len(factors) == 1 else ""
+    figure.suptitle(f"median of seeds and their range{dashed}", fontsize=9)
+    return figure
+
+
+def _line(ax: Axes, rows: pd.DataFrame, factor: str, metric: str) -> None:
+    numeric = pd.api.types.is_numeric_dtype(rows[factor])
+    for method, own in rows.groupby("method"):
+        at = own[factor] if numeric else own[factor].astype(str)
+        ax.plot(at, own[f"{metric}_median"], "o-", ms=4, label=str(method))
+        deviation = own[f"{metric}_std"].fillna(0)
+        ax.errorbar(at, own[f"{metric}_mean"], deviation, fmt="none", ecolor="0.6", zorder=0)
+    floor = rows[f"{metric}_floor"].mean()
+    ax.axhline(floor, ls="--", lw=1, color="black")
+    if numeric and rows[factor].max() > 4 * rows[factor].min() > 0:
+        ax.set_xscale("log")
+    if numeric:
+        values = sorted(rows[factor].unique())
+        ax.set_xticks(values, [f"{value:g}" for value in values])
+        ax.minorticks_off()
+    else:
+        ax.tick_params(axis="x", rotation=45, labelsize=8)
+    if rows[f"{metric}_median"].max() > 10 * max(floor, 1e-9):
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(0)
+    ax.set_xlabel(factor)
+    ax.set_ylabel(METRICS[metric].label)
+    if rows["method"].nunique() > 1:
+        ax.legend(fontsize=8)
+
+
+def _map(ax: Axes, rows: pd.DataFrame, factors: list[str], metric: str) -> None:
+    grid = rows.pivot_table(
+        index=factors[1], columns=factors[0], values=f"{metric}_median", sort=True
+    )
+    sns.heatmap(grid, annot=True, fmt=".2f", ax=ax, cmap="viridis_r", robust=True, cbar=False)
+    ax.set_ylabel(f"{factors[1]}  ({METRICS[metric].label})")
+
+
+def write_factors(suite: str, out: Path) -> list[Path]:
+    """Tables and plots of a suite's variations, from the records of its run.
+
+    Raises:
+        SpecError: an unknown suite.
+        RecordError: a file that is not a record.
+        StorageError: a file could not be written.
+    """
+    spec = Spec(**read_config(suite_path(suite)))
+    rows = results(read_records(out))
+    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
+    paths = []
+    (out / "plots").mkdir(exist_ok=True)
+    for name, table in factor_tables(spec, rows).items():
+        path = out / f"factor_{name}.csv"
+        write_atomically(path, table.to_csv(index=False).encode())
+        factors = [str(column) for column in table.columns[2 : list(table).index("count")]]
+        paths += [path, save(factor_figure(table, factors), out / "plots" / f"factor_{name}")]
+    return paths
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.factors", description=__doc__)
+    parser.add_argument("suite", help="name of a suite with variations")
+    parser.add_argument("folder", type=Path, help="output folder of its run")
+    arguments = parser.parse_args()
+    try:
+        if not any((arguments.folder / "cells").glob(f"*/{RECORD}")):
+            raise ValueError(f"folder: {arguments.folder} holds no recorded cells")
+        paths = write_factors(arguments.suite, arguments.folder)
+    except (OSError, ValueError, StorageError) as error:
+        print(f"bench.factors: {error}", file=sys.stderr)
+        return 2
+    print(*paths, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
