@@ -147,16 +147,16 @@ def write_factors(suite: str, out: Path) -> list[Path]:
     return paths
 
 
-def main() -> int:
-    """The command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 2 for a mistake, which is one line."""
     parser = argparse.ArgumentParser(prog="python -m bench.factors", description=__doc__)
     parser.add_argument("suite", help="name of a suite with variations")
     parser.add_argument("folder", type=Path, help="output folder of its run")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
-        if not any((arguments.folder / "cells").glob(f"*/{RECORD}")):
-            raise ValueError(f"folder: {arguments.folder} holds no recorded cells")
-        paths = write_factors(arguments.suite, arguments.folder)
+        if not any((given.folder / "cells").glob(f"*/{RECORD}")):
+            raise ValueError(f"folder: {given.folder} holds no recorded cells")
+        paths = write_factors(given.suite, given.folder)
     except (OSError, ValueError, StorageError) as error:
         print(f"bench.factors: {error}", file=sys.stderr)
         return 2

@@ -63,3 +63,37 @@ def test_pfgm_8gaussians_without_outliers(tmp_path: Path) -> None:
 def test_fm_couples_moons_and_8gaussians_at_a_price(tmp_path: Path) -> None:
     rows = cells(tmp_path, "fm", "moons_to_8gaussians")
     assert 1.08 <= rows["coupling_ratio"].median() <= 1.2
+
+
+ONE_SIDE_OR_BOTH = [
+    ("gaussian_to_8gaussians", "forward", 0.8, 2.0),
+    ("gaussian_to_8gaussians", "stop_rule", 0.0, 0.45),
+    ("gaussian_to_8gaussians", "two_sided", 0.0, 0.35),
+    ("gaussian_to_swiss_roll", "two_sided", 0.0, 0.25),
+]
+
+
+@pytest.mark.parametrize(("task", "lines", "low", "high"), ONE_SIDE_OR_BOTH)
+def test_the_exact_field_on_one_side_and_on_both(
+    tmp_path: Path, task: str, lines: str, low: float, high: float
+) -> None:
+    """4,096 charges, L = 6: forward lines alone miss the target, however exact the field."""
+    settings = {"efm-exact.lines": lines, "eval.n": 1000}
+    rows = run(methods=["efm-exact"], tasks=[task], seeds=[0], out=tmp_path, L=6, **settings)
+    (row,) = rows.to_dict("records")
+    assert row["status"] == "done", row["reason"]
+    assert row["charges"] == 4096
+    assert row["landed"] >= 0.99
+    assert low <= row["w2"] <= high
+
+
+def test_efm_learned_on_both_sides_beats_forward_lines(tmp_path: Path) -> None:
+    """A fifth of the budget of the suite ``efm_two_sided``, one seed."""
+    settings = {"efm.lines": ["forward", "two_sided"], "steps": 1000, "eval.n": 1000}
+    task = "gaussian_to_8gaussians"
+    rows = run(methods=["efm"], tasks=[task], seeds=[0], out=tmp_path, L=6, **settings)
+    found = rows.set_index("lines")
+    assert found.loc["forward", "w2"] >= 0.9
+    assert found.loc["two_sided", "w2"] <= 0.4
+    assert found.loc["two_sided", "landed"] >= 0.99
+    assert found.loc["two_sided", "endpoints"] == "independent"
