@@ -50,7 +50,7 @@ class Transport(NamedTuple):
     """Where the lines ended and what it cost."""
 
     end: Tensor  # (B, D)
-    nfe: int  # calls of the network
+    nfe: int  # calls of the model; where lines have steps of their own, evaluations a line
     landed: Tensor  # (B,) bool: a line of the learned field reached its end
     path: Tensor | None = None  # (T+1, B, D) with path[0] the start and path[-1] the end
     diagnostics: Mapping[str, float] = {}

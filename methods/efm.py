@@ -32,8 +32,12 @@ PointScheme = Literal["uniform", "capacitor", "log", "mix", "mesh", "poisson", "
 WITH_SIGMA = ("uniform", "capacitor", "mix")
 """The schemes that have a sigma."""
 
-STEPS_PER_SOLVER_STEP = 40
+STEPS_PER_SOLVER_STEP = 80
 """A line may take that many adaptive steps for each of ``solver_steps``; then it is lost."""
+
+
+SMALLEST_OFFSET = 1e-6
+"""In units of L: nearer to z = L than that a float32 cannot tell the sides of the plate apart."""
 
 
 class CapacitorMethod(Method):
@@ -50,7 +54,7 @@ class CapacitorMethod(Method):
       flux that does. This is the method that the paper's theorem is about.
 
     Lines start and land ``offset`` off the plates, where the field of finitely many charges is
-    rough. ``forward`` lines are integrated in z with the user's solver, dx/dz = E_x / E_z with
+    rough. A line that is lost stays in the scores where it was left. ``forward`` lines are integrated in z with the user's solver, dx/dz = E_x / E_z with
     E_z kept above ``min_slope`` |E|, or by arc length (``variable``), like all others: with a
     step of its own for each line, to the solver's tolerances.
     """
@@ -87,8 +91,12 @@ class CapacitorMethod(Method):
             raise ValueError(
                 f"L must be above 2 offset = {2 * self.offset:g}, got {self.plate_distance:g}"
             )
-        if self.offset == 0 and self.variable == "arc_length":
-            raise ValueError("offset must be positive with variable = arc_length, got 0")
+        smallest = SMALLEST_OFFSET * self.plate_distance
+        if self.offset <= smallest and self.variable == "arc_length":
+            raise ValueError(
+                f"offset must be above {smallest:g} with L = {self.plate_distance:g} and"
+                f" variable = arc_length, got {self.offset:g}"
+            )
         if self.crossing is None and self.lines != "forward":
             raise ValueError(f"crossing must be sign or flux with lines = {self.lines}, got none")
         if self.min_slope is None and self.variable == "z":
@@ -188,7 +196,8 @@ class ElectrostaticFieldMatching(CapacitorMethod):
 
     With ``lines`` other than ``forward`` the flux is needed on both sides of both plates: then
     direction and log-norm of each plate's field are learned, by a network for each plate
-    (:class:`~methods.fields.TwoPlates`), and the direction of their superposition with them.
+    (:class:`~methods.fields.TwoPlates`), and the direction of their superposition with them. This
+    is made for low dimension: log|E| of a plate grows with D, and with it its part in the loss.
 
     ``points`` says where the field is learned. Each point starts from a charge pair (p, q):
 

@@ -72,7 +72,8 @@ def capacitor_field(
     if not (math.isfinite(plate_distance) and plate_distance > 0):
         raise ValueError(f"plate_distance must be positive and finite, got {plate_distance}")
     source = _plate_field(x, z, positive, "positive")
-    target = _plate_field(x, z - plate_distance, negative, "negative")
+    # In double: at L = 500 a rounded distance to the plate is a wrong direction at D = 12288.
+    target = _plate_field(x, z.double() - plate_distance, negative, "negative")
     fields = [_direction_and_norm(plate.field, plate.log_scale) for plate in (source, target)]
     direction, log_norm = superpose(fields[0], fields[1])
     return direction.to(x.dtype), log_norm.to(x.dtype)
@@ -181,8 +182,9 @@ def _plate_field(x: Tensor, height: Tensor, charges: Tensor, name: str) -> _Plat
         raise ValueError(
             f"{name} must have shape (N, {x.shape[1]}) with N > 0, got {tuple(charges.shape)}"
         )
-    sums = _sums_by_coordinate if x.shape[1] <= LOW_DIM else _sums_by_product
-    rows = max(MIN_ROWS, BLOCK_PAIRS // len(charges))
+    by_coordinate = x.shape[1] <= LOW_DIM
+    sums = _sums_by_coordinate if by_coordinate else _sums_by_product
+    rows = max(1 if by_coordinate else MIN_ROWS, BLOCK_PAIRS // len(charges))
     charges = charges.double()
     blocks = [
         sums(x_block.double(), h_block.double(), charges)

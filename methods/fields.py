@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from methods.base import LOW_DIM
 from methods.electrostatics import capacitor_field, log_sphere_area, superpose
-from methods.lines import Capacitor
+from methods.lines import Capacitor, rms_radius
 from methods.networks import CosineEmbedding, NetworkFactory, radial_inputs
 
 ZEmbedding = Literal["plates", "raw", "fourier"]
@@ -81,8 +81,7 @@ class FieldModel(nn.Module):
     @property
     def capacitor(self) -> Capacitor:
         """Where the plates are."""
-        size = max(self.plate_distance, self.radii.max().item())
-        return Capacitor(self.plate_distance, self.centres[0], self.centres[1], size)
+        return Capacitor.between(self.plate_distance, *self.centres, *self.radii)
 
     def _embed(self, z: Tensor) -> Tensor:
         if self.z_embedding == "raw":
@@ -108,17 +107,12 @@ class FieldModel(nn.Module):
         return field / norm.clamp_min(torch.finfo(x.dtype).tiny), rho
 
 
-def rms_radius(samples: Tensor) -> Tensor:
-    """Root mean square distance of the samples (N, D) from their mean."""
-    radius: Tensor = samples.var(0).sum().sqrt()
-    return radius
-
-
 class TwoPlates(nn.Module):
     """The fields of both plates, each learned by itself, and their superposition.
 
-    Jumps and signs at the plates are exact by construction: of each plate, direction and log|E|
-    are functions of x and the distance |h| to it, and the z component is odd in h.
+    Each plate's direction and log|E| are functions of x and the distance |h| to it, and the z
+    component is odd in h: so it jumps at its own plate and nowhere else. That it points away from
+    the plate is learned.
     """
 
     def __init__(
@@ -132,9 +126,9 @@ class TwoPlates(nn.Module):
     @property
     def capacitor(self) -> Capacitor:
         """Where the plates are."""
-        radius = max(self.source.radius.item(), self.target.radius.item())
-        size = max(self.plate_distance, radius)
-        return Capacitor(self.plate_distance, self.source.centre, self.target.centre, size)
+        plates = self.source, self.target
+        centres, radii = [plate.centre for plate in plates], [plate.radius for plate in plates]
+        return Capacitor.between(self.plate_distance, *centres, *radii)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x (B, D), z (B,) -> the columns of :func:`as_columns`, (B, 3 (D + 1) + 2)."""

@@ -31,6 +31,10 @@ FAR = 50.0
 """Radius, in units of the capacitor's size, beyond which its field is taken for a dipole's."""
 MAX_STATES = 256
 """States of a path that are kept; of a longer one every second, fourth, ... is."""
+MAX_PATH_BYTES = 2**29
+"""Of large states fewer are kept."""
+SMALLEST_STEP = 1e-9
+"""A line whose steps get shorter than this part of its first is lost."""
 BISECTIONS = 30
 EVALUATIONS_AT_PLATE = 4
 
@@ -57,14 +61,14 @@ class Step(NamedTuple):
         return Step(*(part[chosen] for part in self))
 
     def crossing(self, height: Tensor) -> Tensor:
-        """The points where the steps pass z = height (K,), between their ends."""
+        """The parts (K,) of the steps at which they pass z = height (K,)."""
         low, high = torch.zeros_like(self.size), torch.ones_like(self.size)
         rising = self.after[:, -1] > self.before[:, -1]
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             beyond = (self.at(middle)[:, -1] > height) == rising
             low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
-        return self.at(high)
+        return high
 
 
 class Arrival(NamedTuple):
@@ -73,6 +77,8 @@ class Arrival(NamedTuple):
     points: Tensor  # (K, n)
     ended: Tensor  # (K,) bool: the line is at its end
     jumped: Tensor  # (K,) bool: the line goes on elsewhere than at the end of the step
+    lost: Tensor  # (K,) bool: the line went where no line of such a field goes
+    part: Tensor  # (K,): the part of the step that the line took
 
 
 class Guide(Protocol):
@@ -93,7 +99,7 @@ class Traced(NamedTuple):
     start: Tensor  # (B, n)
     end: Tensor  # (B, n); of a line that did not end, where it was left
     ended: Tensor  # (B,) bool
-    length: Tensor  # (B,) arc length
+    length: Tensor  # (B,) arc length, without what a guide leaps over
     evaluations: int  # directions that were asked for, over all lines
     path: Tensor | None  # (T+1, B, n)
 
@@ -117,16 +123,19 @@ def trace(
         start: where the lines start.
         first_step: length of the first step, also after a jump.
         rtol, atol: tolerances.
-        max_steps: steps a line may take, refused ones included; then it is left where it is.
+        max_steps: steps a line may take, refused ones included; then it is left where it is, as
+            is one without a direction.
         path: whether to keep states along the lines.
     """
     points, ended = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=start.device)
     size = torch.full_like(start[:, 0], first_step)
     length = torch.zeros_like(size)
+    hopeless = torch.zeros_like(ended)
     active = torch.arange(len(start), device=start.device)
     slope = guide.direction(points, active)
     evaluations = len(active)
     states, stride = [start], 1
+    most = max(8, min(MAX_STATES, MAX_PATH_BYTES // (start.numel() * start.element_size() or 1)))
     for count in range(1, max_steps + 1):
         step, error = _bogacki_shampine(guide, points[active], slope[active], size[active], active)
         evaluations += 3 * len(active)
@@ -138,17 +147,21 @@ def trace(
         step = step.rows(accepted)
         arrival = guide.arrive(step, moving)
         points[moving], slope[moving] = arrival.points, step.slope_after
-        length[moving] += step.size
+        length[moving] += step.size * arrival.part
         ended[moving] = arrival.ended
-        jumped = moving[arrival.jumped & ~arrival.ended]
+        jumped = moving[arrival.jumped & ~arrival.ended & ~arrival.lost]
         if len(jumped):
             slope[jumped] = guide.direction(points[jumped], jumped)
             size[jumped] = size[jumped].clamp_max(first_step)
             evaluations += len(jumped)
-        active = active[~ended[active]]
+        hopeless[moving] = arrival.lost
+        slopes = torch.linalg.vector_norm(slope[active], dim=1)
+        hopeless[active] |= ~(slopes > 0) | ~(slopes < math.inf)  # zero, infinite or NaN
+        hopeless[active] |= size[active] < SMALLEST_STEP * first_step
+        active = active[~ended[active] & ~hopeless[active]]
         if path and count % stride == 0:
             states.append(points.clone())
-            if len(states) > MAX_STATES:
+            if len(states) > most:
                 states, stride = states[::2], 2 * stride
         if not len(active):
             break
@@ -170,6 +183,12 @@ def _bogacki_shampine(
     return Step(points, after, k1, k4, size), error
 
 
+def rms_radius(samples: Tensor) -> Tensor:
+    """Root mean square distance of the samples (N, D) from their mean."""
+    radius: Tensor = samples.var(0, correction=0).sum().sqrt()
+    return radius
+
+
 class Capacitor(NamedTuple):
     """Where two plates are."""
 
@@ -177,13 +196,27 @@ class Capacitor(NamedTuple):
     source_centre: Tensor  # (D,)
     target_centre: Tensor  # (D,)
     size: float
-    """Radius of what is charged: the larger of L and the radii of the plates."""
+    """The larger of the distance of the centres and the radii of the plates."""
 
     @classmethod
     def of(cls, plate_distance: float, source: Tensor, target: Tensor) -> "Capacitor":
         """The capacitor whose plates hold the samples (N, D) and (M, D)."""
-        radius = max(plate.var(0, correction=0).sum().sqrt().item() for plate in (source, target))
-        return cls(plate_distance, source.mean(0), target.mean(0), max(plate_distance, radius))
+        radii = [rms_radius(plate) for plate in (source, target)]
+        return cls.between(plate_distance, source.mean(0), target.mean(0), *radii)
+
+    @classmethod
+    def between(
+        cls,
+        plate_distance: float,
+        source_centre: Tensor,
+        target_centre: Tensor,
+        source_radius: Tensor,
+        target_radius: Tensor,
+    ) -> "Capacitor":
+        """The capacitor whose plates have these centres (D,) and root mean square radii."""
+        apart = torch.linalg.vector_norm(target_centre - source_centre).item()
+        size = max(math.hypot(apart, plate_distance), source_radius.item(), target_radius.item())
+        return cls(plate_distance, source_centre, target_centre, size)
 
     def mirror(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The points (K, n) reflected in the mid-plane of the dipole; and which are on its
@@ -240,8 +273,9 @@ class CapacitorLines:
     ) -> None:
         self.field, self.capacitor, self.offset, self.passing = field, capacitor, offset, passing
         distance = capacitor.plate_distance
-        self.low = torch.tensor([-math.inf, offset, distance + offset], device=backward.device)
-        self.high = torch.tensor([-offset, distance - offset, math.inf], device=backward.device)
+        low, high = [-math.inf, offset, distance + offset], [-offset, distance - offset, math.inf]
+        self.low = torch.tensor(low, device=backward.device, dtype=torch.float64)
+        self.high = torch.tensor(high, device=backward.device, dtype=torch.float64)
         self.region = torch.where(backward, BEHIND_SOURCE, BETWEEN)
         self.passed = torch.zeros_like(backward)
         self.arrivals = 0  # how often the target plate's two sides were looked at
@@ -249,51 +283,56 @@ class CapacitorLines:
     def direction(self, points: Tensor, lines: Tensor) -> Tensor:
         """The direction of the field, as :class:`Guide` says."""
         region = self.region[lines]
-        z = torch.clamp(points[:, -1], self.low[region], self.high[region])
-        return self.field(points[:, :-1], z)[0]
+        low, high = self.low[region].to(points), self.high[region].to(points)
+        return self.field(points[:, :-1], points[:, -1].clamp(low, high))[0]
 
     def arrive(self, step: Step, lines: Tensor) -> Arrival:
         """Stops, lets pass or mirrors the lines, as :class:`Guide` says."""
         region = self.region[lines]
         low, high = self.low[region].to(step.after), self.high[region].to(step.after)
-        points = step.after.clone()
+        points, part = step.after.clone(), torch.ones_like(step.size)
         ended = torch.zeros_like(lines, dtype=torch.bool)
-        jumped = ended.clone()
+        lost = ended.clone()
 
         out = (points[:, -1] < low) | (points[:, -1] > high)
         if bool(out.any()):
             crossed = step.rows(out)
             height = torch.where(crossed.after[:, -1] > high[out], high[out], low[out])
-            points[out], ended[out] = self._meet(crossed.crossing(height), lines[out])
-            jumped |= out
-        image, far = self.capacitor.mirror(points)
-        far &= ~out
-        if bool(far.any()):
+            part[out] = crossed.crossing(height)
+            points[out], ended[out], lost[out] = self._meet(crossed.at(part[out]), lines[out])
+        jumped = out
+        if self.passing is not None:  # forward lines have no business out there
+            image, far = self.capacitor.mirror(points)
+            far &= ~out
             points[far] = image[far]
-            z = image[far, -1]
-            behind = torch.where(z > self.capacitor.plate_distance, BEHIND_TARGET, BETWEEN)
-            self.region[lines[far]] = torch.where(z < 0, BEHIND_SOURCE, behind)
-            jumped |= far
-        return Arrival(points, ended, jumped)
+            self.region[lines[far]] = self._region(image[far, -1])
+            jumped = out | far
+        return Arrival(points, ended, jumped, lost, part)
 
-    def _meet(self, points: Tensor, lines: Tensor) -> tuple[Tensor, Tensor]:
-        """Lines that meet a plate at ``points``: where they go on, and which end there."""
+    def _region(self, z: Tensor) -> Tensor:
+        behind = torch.where(z > self.capacitor.plate_distance, BEHIND_TARGET, BETWEEN)
+        return torch.where(z < 0, BEHIND_SOURCE, behind)
+
+    def _meet(self, points: Tensor, lines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Lines that meet a plate at ``points``: where they go on, which end there, which are lost.
+
+        Between the plates E_z > 0: a line that comes back to z = 0 from there is none of a field.
+        """
         region = self.region[lines]
-        ended = region == BEHIND_TARGET
-        arriving = (region == BETWEEN) & (points[:, -1] > self.capacitor.plate_distance / 2)
-        passing = torch.zeros_like(ended)
+        at_target = points[:, -1] > self.capacitor.plate_distance / 2
+        arriving = (region == BETWEEN) & at_target
+        lost = (region == BETWEEN) & ~at_target
+        passing = torch.zeros_like(arriving)
         if bool(arriving.any()):
             passing[arriving] = self._passes(points[arriving, :-1], lines[arriving])
-        ended |= arriving & ~passing
+        ended = (region == BEHIND_TARGET) | (arriving & ~passing)
         self.passed[lines[passing]] = True
-        region = torch.where(passing, BEHIND_TARGET, region)
-        # Between the plates E_z > 0: only an error brings a line back to z = 0, and it stays.
-        region = torch.where(ended | passing, region, BETWEEN)
-        self.region[lines] = region
-        low, high = self.low[region].to(points), self.high[region].to(points)
-        on_side = torch.clamp(points[:, -1], low, high)
-        z = torch.where(ended, points[:, -1], on_side)
-        return torch.cat([points[:, :-1], z[:, None]], dim=1), ended
+        goes_on = torch.where(passing, BEHIND_TARGET, BETWEEN)
+        self.region[lines] = torch.where(ended | lost, region, goes_on)
+        low, high = self.low[goes_on].to(points), self.high[goes_on].to(points)
+        z = points[:, -1]
+        z = torch.where(ended | lost, z, z.clamp(low, high))
+        return torch.cat([points[:, :-1], z[:, None]], dim=1), ended, lost
 
     def _passes(self, x: Tensor, lines: Tensor) -> Tensor:
         if self.passing is None:
@@ -392,7 +431,7 @@ def backward_share(field: Field, x: Tensor, offset: float) -> Tensor:
 
 
 def even_uniforms(count: int, like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two sets of ``count`` numbers, each uniform on [0, 1) but more evenly spread than by chance.
+    """Two sets of ``count`` numbers in float64, each uniform on [0, 1), more evenly than by chance.
 
     Points k (1/g, 1/g^2) mod 1 of a lattice, g^3 = g + 1, under one random shift and in random
     order: in their own order they would go with the coordinates of Sobol starts.
@@ -403,5 +442,5 @@ def even_uniforms(count: int, like: Tensor, rng: torch.Generator) -> tuple[Tenso
     g = 1.32471795724474602596
     shift = torch.rand(2, generator=rng, device=rng.device, dtype=torch.float64).to(like.device)
     k = torch.randperm(count, generator=rng, device=rng.device).to(like.device, torch.float64)
-    first, second = ((shift[i] + k / g ** (i + 1)).frac().to(like.dtype) for i in range(2))
+    first, second = ((shift[i] + k / g ** (i + 1)).frac() for i in range(2))
     return first, second

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from methods.base import Draw, normal, uniform
 from methods.electrostatics import capacitor_field
-from methods.lines import Capacitor, Crossing, Rule, follow
+from methods.lines import FAR, Capacitor, Crossing, Rule, follow
 from methods.pfgm import perturb
 
 Points = tuple[Tensor, Tensor]
@@ -123,7 +123,8 @@ class LinePool:
         assert traced.path is not None
         before, after = traced.path[:-1], traced.path[1:]
         step = torch.linalg.vector_norm(after - before, dim=2)
-        inside = (step > 0) & (step < capacitor.size)  # a line at rest, a line mirrored far out
+        # Not of a line at rest, nor over the leap from one side of the far field to the other.
+        inside = (step > 0) & (step < FAR / 2 * capacitor.size)
         self.before, self.after = before[inside], after[inside]
 
     def __call__(self, n: int, rng: torch.Generator) -> Points:

@@ -29,6 +29,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=rng(seed), dtype=torch.float64)
 
 
+def arrival(points: Tensor, ended: Tensor, jumped: Tensor) -> Arrival:
+    return Arrival(points, ended, jumped, torch.zeros_like(ended), torch.ones(len(points)).double())
+
+
 class Capture:
     """Guides lines through all of space until they come within ``radius`` of a negative charge."""
 
@@ -44,7 +48,7 @@ class Capture:
     def arrive(self, step: Step, lines: Tensor) -> Arrival:
         ended = torch.cdist(step.after, self.sinks).amin(1) < self.radius
         image, far = self.capacitor.mirror(step.after)
-        return Arrival(torch.where(far[:, None], image, step.after), ended, far)
+        return arrival(torch.where(far[:, None], image, step.after), ended, far)
 
 
 def captured(positive: Tensor, negative: Tensor, L: float, lines: int, forward: bool) -> Tensor:
@@ -89,7 +93,7 @@ class Circling:
 
     def arrive(self, step: Step, lines: Tensor) -> Arrival:
         crossed = (step.before[:, 1] > 0) & (step.after[:, 1] <= 0)
-        return Arrival(step.after, crossed, torch.zeros_like(crossed))
+        return arrival(step.after, crossed, torch.zeros_like(crossed))
 
 
 def test_trace_error_follows_the_tolerance() -> None:
@@ -135,7 +139,8 @@ def test_crossing_lies_on_the_height_and_on_the_curve() -> None:
     slopes = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[1.0, 4.0]]).double()
     step = Step(before, after, *slopes, torch.tensor([2.0]).double())
     expected = torch.tensor([[math.sqrt(2), 2.0]]).double()
-    torch.testing.assert_close(step.crossing(torch.tensor([2.0]).double()), expected)
+    part = step.crossing(torch.tensor([2.0]).double())
+    torch.testing.assert_close(step.at(part), expected)
 
 
 # --- Where lines go ------------------------------------------------------------------------------
@@ -212,3 +217,83 @@ def test_lines_pass_the_target_plate_by_flux_or_by_sign(
     assert not lines.backward.any()
     all_land = follow(rising(2.0, right), capacitor, start, "forward", crossing, **arguments)  # type: ignore[arg-type]
     assert all_land.traced.ended.all()
+
+
+def test_the_length_of_a_straight_line_ends_at_the_plate() -> None:
+    start = torch.zeros(3, 2, dtype=torch.float64)
+    capacitor = Capacitor.of(4.0, start, start)
+    traced = follow(
+        rising(1.0, -1.0),
+        capacitor,
+        start,
+        "stop_rule",
+        "sign",
+        offset=0.05,
+        rng=rng(),
+        rtol=1e-3,
+        atol=1e-3,
+        max_steps=100,
+    ).traced
+    assert traced.ended.all()
+    torch.testing.assert_close(traced.length, torch.full((3,), 3.9).double())
+
+
+@pytest.mark.parametrize("field", ["zero", "back"])
+def test_a_line_that_goes_nowhere_is_given_up_at_once(field: str) -> None:
+    """Of no direction, or back to the source plate from between the plates."""
+
+    def wrong(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        direction = torch.zeros(len(x), 3).to(x)
+        if field == "back":
+            direction[:, -1] = torch.where(z < 1, 1.0, -1.0)
+            direction[:, -1] = torch.where(x[:, 0] > 0.5, -1.0, direction[:, -1])
+            direction[:, 0] = 0.5
+        return direction / length(direction), torch.zeros(len(x)).to(x)
+
+    def length(vectors: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(1e-300)
+
+    start = torch.zeros(5, 2, dtype=torch.float64)
+    capacitor = Capacitor.of(4.0, start, start)
+    arguments = {"offset": 0.05, "rng": rng(), "rtol": 1e-2, "atol": 1e-3}
+    traced = follow(wrong, capacitor, start, "forward", "sign", max_steps=500, **arguments).traced  # type: ignore[arg-type]
+    assert not traced.ended.any()
+    assert traced.end.isfinite().all()
+    assert traced.evaluations < 5 * 400
+
+
+def test_forward_lines_are_not_mirrored() -> None:
+    """A field that goes out sideways for ever: such a line is lost, and does not land."""
+
+    def sideways(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        direction = torch.zeros(len(x), 3).to(x)
+        direction[:, 0] = 1.0
+        return direction, torch.zeros(len(x)).to(x)
+
+    start = torch.zeros(2, 2, dtype=torch.float64)
+    arguments = {"offset": 0.05, "rng": rng(), "rtol": 1e-2, "atol": 1e-3, "max_steps": 60}
+    capacitor = Capacitor.of(4.0, start, start)
+    traced = follow(sideways, capacitor, start, "forward", "sign", **arguments).traced  # type: ignore[arg-type]
+    assert not traced.ended.any()
+    torch.testing.assert_close(traced.end[:, 0], traced.length)
+    torch.testing.assert_close(traced.end[:, -1], torch.full((2,), 0.05).double())
+
+
+def test_far_from_each_other_plates_are_not_far_away() -> None:
+    """The size of a capacitor holds the distance of its centres, along the plates too."""
+    source, target = normal(50, 2), normal(50, 2, seed=1) + 200
+    capacitor = Capacitor.of(1.0, source, target)
+    start = torch.cat([source, torch.full((50, 1), 0.05).double()], 1)
+    assert not capacitor.mirror(start)[1].any()
+
+
+def test_long_paths_are_thinned_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = torch.tensor([[1.0, 1e-9, 0.0]] * 4).double()
+    whole = trace(Circling(), start, 0.01, 1e-6, 0.0, max_steps=500, path=True).path
+    monkeypatch.setattr("methods.lines.MAX_PATH_BYTES", 10 * 4 * 3 * 8)
+    thinned = trace(Circling(), start, 0.01, 1e-6, 0.0, max_steps=500, path=True).path
+    assert whole is not None
+    assert thinned is not None
+    assert len(thinned) <= 11 < len(whole)
+    assert torch.equal(thinned[0], whole[0])
+    assert torch.equal(thinned[-1], whole[-1])

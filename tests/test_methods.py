@@ -23,6 +23,7 @@ from methods.electrostatics import capacitor_field, mean_displacement, poisson_f
 from methods.fm import FlowMatching
 from methods.networks import NetworkSettings
 from methods.pfgm import PoissonFlow
+from methods.points import LinePool
 from methods.solvers import Solver
 
 NAMES = sorted(METHODS)
@@ -101,6 +102,13 @@ def same_law(samples: Tensor | np.ndarray, law: Any) -> bool:
 
 def length(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1)
+
+
+@pytest.fixture(autouse=True)
+def small_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools of exact lines cost seconds; what they hold is tested in test_efm.py."""
+    monkeypatch.setattr(LinePool, "LINES", 32)
+    monkeypatch.setattr(LinePool, "CHARGES", 128)
 
 
 # --- The contract -------------------------------------------------------------------------------
