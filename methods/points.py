@@ -48,7 +48,10 @@ def around_charges(p: Tensor, q: Tensor, plate_distance: float, rng: torch.Gener
 def perturbed(
     p: Tensor, q: Tensor, plate_distance: float, both_sides: bool, rng: torch.Generator
 ) -> Points:
-    """PFGM's perturbation of p or q, up to about 2 L, off the plate on the inner or either side."""
+    """PFGM's perturbation of p or q, off the plate on the inner side or on either.
+
+    Heights reach up to about 2 L, and steps along the plate to sqrt(D) times that.
+    """
     y, height = _either(p, q, plate_distance, rng)
     x, z = perturb(y, POISSON_SIGMA, 2 * plate_distance / POISSON_SIGMA, rng)
     inward = torch.where(height > 0, -1.0, 1.0)
