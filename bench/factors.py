@@ -26,8 +26,6 @@ from bench.records import read_records, results
 from bench.spec import Spec, Variation, read_config, suite_path
 from datasets import TASKS
 
-VALUE = "value"
-
 
 def factors_of(variation: Variation) -> list[str]:
     """The settings of a variation that have several values, without their sections."""
@@ -86,8 +84,10 @@ def factor_figure(table: pd.DataFrame, factors: list[str]) -> Figure:
             _line(ax, rows, factors[0], metric)
         else:
             _map(ax, rows, factors, metric)
-    dashed = "; dashed: floor" if len(factors) == 1 else ""
-    figure.suptitle(f"median of seeds and their range{dashed}", fontsize=9)
+    words = "median of seeds"
+    if len(factors) == 1:
+        words = "line: median of seeds; bars: mean and standard deviation; dashed: floor"
+    figure.suptitle(words, fontsize=9)
     return figure
 
 

@@ -23,9 +23,9 @@ class FieldModel(nn.Module):
     r"""The learned direction f(x, z) ~ sqrt(D + 1) E / |E|.
 
     z enters as asinh of the distances to both plates, which resolves the layers at the plates at
-    every L (``plates``), or for comparison as z/L (``raw``) or its cosines (``fourier``). In low
-    dimension, where lines leave the data far behind, the network is a correction to the field of
-    two point charges at the centres of the plates,
+    every L (``plates``), or for comparison as z/L (``raw``) or z/L and its cosines (``fourier``).
+    In low dimension, where lines leave the data far behind, the network is a correction to the
+    field of two point charges at the centres of the plates,
 
     .. math:: f = \sqrt{D + 1}\, e(\tilde x) + g\, N(\tilde x), \quad
               g = 1 / \min(\rho_P, \rho_Q), \quad

@@ -13,7 +13,7 @@ the flux jump by q, E_z(0+) - E_z(0-) = q_P and E_z(L-) - E_z(L+) = q_Q, so
 
 References:
     Kolesov et al., Field Matching: an Electrostatic Paradigm to Generate and Transfer Data,
-    ICML 2025, Section 3.2.
+    ICML 2025, https://arxiv.org/abs/2502.02367
 """
 
 import math

@@ -176,14 +176,27 @@ def test_both_sides_learn_each_plate_and_the_superposition() -> None:
     assert ((z < 0).any(), (z > L).any()) == (True, True)
 
 
-def test_a_point_on_a_charge_has_no_weight() -> None:
-    at = torch.zeros(1, 2, dtype=torch.float64)
-    method = EFM.create(2, L=L, charges=1, lines="two_sided", points="uniform", sigma=0.0)
-    *_, weight = method.model_copy(update={"plate_distance": 1e-300})._batch(
-        lambda k: at.expand(k, 2), lambda k: 1 + at.expand(k, 2), 4, rng(), None
-    )
+def test_a_point_on_a_charge_has_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There log|E| is infinite; the other points keep their weight."""
+
+    class OnCharges:
+        def __init__(self, *arguments: Any) -> None:
+            pass
+
+        def __call__(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+            return torch.zeros(n, 2).double(), torch.zeros(n).double()
+
+    monkeypatch.setattr("methods.efm.LinePool", OnCharges)
+    method = EFM.create(2, L=L, charges=1, lines="two_sided")
+    assert method.points == "lines"
+
+    def at(value: float) -> Draw:
+        return lambda k: torch.full((k, 2), value).double()
+
+    *_, target, weight = method.regression(at(0.0), at(1.0), 4, rng())
     assert weight is not None
-    assert weight.isfinite().all()
+    assert weight.tolist() == [1, 1, 0, 0]
+    assert target.isfinite().all()
 
 
 # --- Models --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from methods.lines import (
     Arrival,
     Capacitor,
     Step,
+    _bogacki_shampine,
     backward_share,
     even_uniforms,
     follow,
@@ -110,6 +111,27 @@ def test_trace_error_follows_the_tolerance() -> None:
         turned = math.pi + torch.atan2(-traced.end[:, 1], -traced.end[:, 0])
         torch.testing.assert_close(traced.length, turned * start[:, 0], rtol=10 * rtol, atol=0)
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
+
+
+def test_a_step_is_of_the_third_order_and_its_estimate_of_the_second() -> None:
+    """Halving a step of a spiral divides its error by 16 or more, the estimate by 8."""
+
+    class Spiral(Circling):
+        def direction(self, points: Tensor, lines: Tensor) -> Tensor:
+            turning = super().direction(points, lines) + torch.tensor([0.0, 0.0, 0.7])
+            return turning / torch.linalg.vector_norm(turning, dim=1, keepdim=True)
+
+    guide, start, line = Spiral(), torch.tensor([[1.0, 0.0, 0.0]]).double(), torch.tensor([0])
+    errors, estimates = [], []
+    for h in (0.1, 0.05):
+        size = torch.tensor([h]).double()
+        step, estimate = _bogacki_shampine(guide, start, guide.direction(start, line), size, line)
+        angle = h / math.hypot(1, 0.7)
+        exact = torch.tensor([[math.cos(angle), math.sin(angle), 0.7 * angle]]).double()
+        errors.append(float(torch.linalg.vector_norm(step.after - exact)))
+        estimates.append(float(estimate))
+    assert errors[0] / errors[1] > 13
+    assert 6.5 < estimates[0] / estimates[1] < 10
 
 
 def test_trace_gives_up_after_max_steps_where_the_line_is() -> None:
