@@ -1,7 +1,7 @@
 """ODE solvers behind one call; the method chooses the variable and the grid, the user the solver.
 
 Euler and Heun are written out, because their network calls are what budgets count; every
-other name is handed to torchdiffeq.
+other name is handed to torchdiffeq. Stochastic equations have Euler and Maruyama's steps.
 """
 
 import itertools
@@ -17,10 +17,14 @@ from torch import Tensor
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """``velocity(t, x)``: dx/dt at the scalar tensor t, for x of shape (B, D)."""
 
-GridName = Literal["uniform", "cosine", "log"]
+GridName = Literal["uniform", "cosine", "log", "rho"]
 SolverName = Literal[
     "euler", "heun", "midpoint", "rk4", "bosh3", "dopri5", "dopri8", "adaptive_heun"
 ]
+
+
+RHO = 7
+"""The exponent of the grid ``rho``, that of Karras et al."""
 
 
 class Solution(NamedTuple):
@@ -84,6 +88,43 @@ class Solver(BaseModel):
             x, states = self._torchdiffeq(counted, x0, times, path)
         return Solution(x, calls, states, times)
 
+    def integrate_sde(
+        self,
+        drift: Velocity,
+        noise: Callable[[Tensor], Tensor],
+        x0: Tensor,
+        start: float,
+        end: float,
+        rng: torch.Generator,
+        grid: GridName = "uniform",
+        path: bool = False,
+    ) -> Solution:
+        """Samples dx = drift(t, x) dt + noise(t) dw by the Euler-Maruyama method.
+
+        x <- x + (t' - t) drift(t, x) + sqrt(|t' - t|) noise(t) xi, xi ~ N(0, I): weak order 1. With
+        ``end < start`` time runs backward, and dw is a Wiener process in that direction. Of
+        the settings only ``solver_steps`` and ``grid`` apply.
+
+        Args:
+            drift: shape (B, D) for a scalar t and x of shape (B, D).
+            noise: the scalar in front of dw, at the scalar t.
+            x0: initial states, shape (B, D).
+            start, end: the interval.
+            rng: where the noise comes from.
+            grid: the method's grid, used unless the user names one.
+            path: whether to keep the states on the grid.
+        """
+        times = make_grid(grid if self.grid == "auto" else self.grid, start, end, self.solver_steps)
+        times = times.to(x0)
+        x, states = x0, [x0]
+        for t, t_next in itertools.pairwise(times):
+            xi = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+            step = t_next - t
+            x = x + step * drift(t, x) + step.abs().sqrt() * noise(t) * xi
+            if path:
+                states.append(x)
+        return Solution(x, self.solver_steps, torch.stack(states) if path else None, times)
+
     def _torchdiffeq(
         self, velocity: Velocity, x0: Tensor, times: Tensor, path: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -114,7 +155,8 @@ def make_grid(name: GridName, start: float, end: float, steps: int) -> Tensor:
     """``steps + 1`` points from ``start`` to ``end``, float64.
 
     ``uniform``: equal steps. ``cosine``: start + (end - start) (1 - cos(pi u)) / 2, fine at both
-    ends. ``log``: equal steps of the logarithm.
+    ends. ``log``: equal steps of the logarithm. ``rho``: equal steps of t^(1/7), between the two
+    (Karras et al., Elucidating the Design Space of Diffusion Models, NeurIPS 2022).
     """
     u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     if name == "uniform":
@@ -125,8 +167,12 @@ def make_grid(name: GridName, start: float, end: float, steps: int) -> Tensor:
         if start * end <= 0:
             raise ValueError(f"grid = log needs an interval without zero, got [{start}, {end}]")
         grid = start * (end / start) ** u
+    elif name == "rho":
+        roots = [math.copysign(abs(t) ** (1 / RHO), t) for t in (start, end)]  # RHO is odd
+        grid = (roots[0] + (roots[1] - roots[0]) * u) ** RHO
+        grid[0] = start
     else:
-        raise ValueError(f"grid must be uniform, cosine or log, got {name!r}")
+        raise ValueError(f"grid must be uniform, cosine, log or rho, got {name!r}")
     grid[-1] = end  # to the last bit, so that nothing is evaluated beyond it
     return grid
 

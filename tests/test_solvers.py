@@ -7,9 +7,10 @@ from typing import get_args
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy import stats
 from torch import Tensor
 
-from methods.solvers import GridName, Solver, SolverName, make_grid
+from methods.solvers import GridName, Solution, Solver, SolverName, make_grid
 
 SOLVERS = get_args(SolverName)
 GRIDS = get_args(GridName)
@@ -86,10 +87,12 @@ def test_grid_is_monotone_between_its_ends(
 
 
 def test_grid_spacing() -> None:
-    uniform, cosine, log = (make_grid(grid, 1.0, 9.0, 4).tolist() for grid in GRIDS)
+    uniform, cosine, log, rho = (make_grid(grid, 1.0, 9.0, 4).tolist() for grid in GRIDS)
     assert uniform == pytest.approx([1, 3, 5, 7, 9])
     assert cosine == pytest.approx([1, 5 - 4 / math.sqrt(2), 5, 5 + 4 / math.sqrt(2), 9])
     assert log == pytest.approx([1, math.sqrt(3), 3, 3 * math.sqrt(3), 9])
+    roots = [t ** (1 / 7) for t in rho]
+    assert [b - a for a, b in itertools.pairwise(roots)] == pytest.approx([(roots[-1] - 1) / 4] * 4)
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1.0, 1.0), (0.0, 1.0), (1.0, 0.0)])
@@ -192,3 +195,56 @@ def test_wrong_settings_are_named(field: str, value: object) -> None:
     with pytest.raises(ValidationError) as raised:
         Solver(**{field: value})
     assert {e["loc"][0] for e in raised.value.errors()} == {field}
+
+
+# --- Stochastic equations ------------------------------------------------------------------------
+
+MANY = torch.zeros(100_000, 1, dtype=torch.float64)
+
+
+def sde(drift: float, x0: Tensor, steps: int, start: float, end: float, seed: int = 0) -> Solution:
+    """dx = drift x dt + t dw."""
+    return Solver(solver_steps=steps).integrate_sde(
+        lambda t, x: drift * x,
+        lambda t: t,
+        x0,
+        start,
+        end,
+        torch.Generator().manual_seed(seed),
+        path=True,
+    )
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 2.0), (2.0, 0.5)])
+def test_noise_adds_up_in_both_directions_of_time(start: float, end: float) -> None:
+    """Without drift the variance is the integral of t^2, whichever way time runs."""
+    solution = sde(0.0, MANY, 100, start, end)
+    assert float(solution.x.var()) == pytest.approx((2**3 - 0.5**3) / 3, rel=0.03)
+    assert stats.kstest((solution.x / solution.x.std()).numpy().ravel(), "norm").pvalue > 1e-3
+    assert solution.nfe == 100
+    assert solution.path is not None
+    increments = solution.path.diff(dim=0)[:, :, 0].cov()
+    correlated = increments - torch.diag(increments.diagonal())
+    assert correlated.abs().max() < 0.03 * increments.diagonal().max()
+
+
+def test_euler_maruyama_is_weakly_of_first_order() -> None:
+    """The mean of dx = x dt + t dw from 1 is exp(t); the noise is the same with and without x."""
+    start = torch.ones(4000, 1, dtype=torch.float64)
+    errors = []
+    for steps in (20, 40, 80):
+        both = [sde(1.0, x0, steps, 0.0, 1.0).x.mean() for x0 in (start, 0 * start)]
+        errors.append(math.e - float(both[0] - both[1]))  # the equation is linear
+    slopes = [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
+    assert slopes == pytest.approx([1, 1], abs=0.1)
+
+
+def test_the_noise_is_that_of_the_generator() -> None:
+    once, again, other = (sde(-1.0, MANY[:5], 7, 0.0, 1.0, seed).x for seed in (1, 1, 2))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+    solution = sde(-1.0, MANY[:5] + 1, 7, 0.0, 1.0)
+    assert solution.path is not None
+    assert solution.path.shape == (8, 5, 1)
+    assert torch.equal(solution.path[-1], solution.x)
+    assert torch.equal(solution.times, make_grid("uniform", 0.0, 1.0, 7))
