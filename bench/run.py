@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = sys.argv[1:] if argv is None else argv
     try:
-        arguments = _parser().parse_args(words)
+        arguments = _arguments(words)
         for path in arguments.plugin:
             load_plugin(path)
         if arguments.list:
@@ -327,6 +327,15 @@ def _dry_run(cells: list[Cell], plan: Plan, force: bool) -> None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SpecError(message)
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    arguments = _parser().parse_args(words)
+    for name, value in vars(arguments).items():
+        # argparse drops the value of --option=-- and leaves an empty list.
+        if [] in (value if name in ("set", "plugin") else [value]):
+            raise SpecError(f"{name}: expected a value, got '--'")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

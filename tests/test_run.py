@@ -137,7 +137,9 @@ def test_digits_are_stored_in_their_original_units(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--methods", "nonsense"], ["methods", "nonsense", "efm, efm-exact, fm, pfgm"]),
+        (["--methods", "nonsense"], ["methods", "nonsense", "edm, edm-exact, efm, efm-exact, fm"]),
+        (["--methods=--"], ["methods", "'--'"]),
+        (["--set=--"], ["set", "'--'"]),
         (["--tasks", "nonsense"], ["tasks", "nonsense", "gaussian_to_digits"]),
         (["--suite", "nonsense"], ["suite", "nonsense", "default"]),
         (["--L", "0"], ["L", "greater than 0", "0"]),
