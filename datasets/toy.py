@@ -1,7 +1,7 @@
 """Two-dimensional tasks with analytic laws.
 
-The swiss roll and the moons are those of scikit-learn, written with an explicit generator;
-tests compare them with scikit-learn's own functions.
+The swiss roll, the moons and the S curve are those of scikit-learn, written with an explicit
+generator; tests compare them with scikit-learn's own functions.
 """
 
 import math
@@ -80,6 +80,26 @@ class Moons(Distribution):
         return 3 * (curve + self.noise * torch.randn(len(moon), 2, generator=rng)) - 1
 
 
+class SCurve(Distribution):
+    """Columns 0 and 2 of ``sklearn.datasets.make_s_curve``, each brought to mean 0 and variance 1.
+
+    (sin t, sign(t) (cos t - 1)) + noise N(0, I), t ~ U(-1.5 pi, 1.5 pi).
+    """
+
+    shape = (2,)
+
+    def __init__(self, noise: float) -> None:
+        self.noise = noise
+        # Means are zero by symmetry. E sin^2 = 1/2 and E (cos t - 1)^2 = 3/2 - 2 E cos t over
+        # three half periods, E cos t = -2 / (3 pi).
+        self.variances = torch.tensor([0.5, 1.5 + 4 / (3 * math.pi)]) + noise**2
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        t = 3 * math.pi * (torch.rand(n, generator=rng) - 0.5)
+        curve = torch.stack([t.sin(), t.sign() * (t.cos() - 1)], dim=1)
+        return (curve + self.noise * torch.randn(n, 2, generator=rng)) / self.variances.sqrt()
+
+
 def equal_counts(n: int, modes: int, rng: torch.Generator) -> Tensor:
     """Mode of each of ``n`` samples in random order: n / modes each, the remainder at random."""
     order = torch.randperm(modes, generator=rng)
@@ -140,3 +160,39 @@ class MoonsToEightGaussians(ToEightGaussians):
 
     def source(self) -> Distribution:
         return Moons(self.noise)
+
+
+@register
+class GaussianToMoons(Task):
+    """N(0, I) to two moons."""
+
+    name: ClassVar[str] = "gaussian_to_moons"
+    title: ClassVar[str] = "Gaussian to moons"
+    dim: ClassVar[int] = 2
+    noise_source: ClassVar[bool] = True
+
+    noise: float = Field(0.05, ge=0)
+
+    def source(self) -> Distribution:
+        return StandardNormal((2,))
+
+    def target(self) -> Distribution:
+        return Moons(self.noise)
+
+
+@register
+class GaussianToSCurve(Task):
+    """N(0, I) to an S-shaped curve."""
+
+    name: ClassVar[str] = "gaussian_to_s_curve"
+    title: ClassVar[str] = "Gaussian to S curve"
+    dim: ClassVar[int] = 2
+    noise_source: ClassVar[bool] = True
+
+    noise: float = Field(0.05, ge=0)
+
+    def source(self) -> Distribution:
+        return StandardNormal((2,))
+
+    def target(self) -> Distribution:
+        return SCurve(self.noise)

@@ -10,14 +10,14 @@ import torch
 from pydantic import ValidationError
 from scipy import stats
 from scipy.spatial.distance import cdist
-from sklearn.datasets import load_digits, make_moons, make_swiss_roll
+from sklearn.datasets import load_digits, make_moons, make_s_curve, make_swiss_roll
 from torch import Tensor
 
 from bench.metrics import w2
 from datasets import TASKS
 from datasets.base import Distribution, Empirical, Normalisation, Stream
 from datasets.gaussians import StandardNormal
-from datasets.toy import EightGaussians, Moons, SwissRoll
+from datasets.toy import EightGaussians, Moons, SCurve, SwissRoll
 
 CPU = torch.device("cpu")
 SIDES = [(name, side) for name in TASKS for side in ("source", "target")]
@@ -163,8 +163,9 @@ def moons(n: int, noise: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("draw", ["sample", "low_variance"])
-def test_moons_are_those_of_scikit_learn(draw: str) -> None:
-    law = TASKS["moons_to_8gaussians"]().source()
+@pytest.mark.parametrize("task", ["moons_to_8gaussians", "gaussian_to_moons"])
+def test_moons_are_those_of_scikit_learn(task: str, draw: str) -> None:
+    law = law_of(task, "source" if task.startswith("moons") else "target")
     samples = DRAWS[draw](law, 3000, rng()).double().numpy()
     assert smallest_p(samples, moons(3000, 0.05), moons(2000, 0.0)) > 0.01
 
@@ -173,6 +174,31 @@ def test_moons_are_those_of_scikit_learn(draw: str) -> None:
 def test_wrong_moons_are_seen(noise: float) -> None:
     samples = Moons(noise).sample(3000, rng()).double().numpy()
     assert smallest_p(samples, moons(3000, 0.05), moons(2000, 0.0)) < 1e-6
+
+
+def s_curve(n: int, noise: float) -> np.ndarray:
+    """Standardised by a large noisy sample, as one would a data set."""
+    columns = make_s_curve(n, noise=noise, random_state=0)[0][:, [0, 2]]
+    return columns / make_s_curve(400_000, noise=0.05, random_state=1)[0][:, [0, 2]].std(0)
+
+
+@pytest.mark.parametrize("draw", ["sample", "low_variance"])
+def test_the_s_curve_is_that_of_scikit_learn(draw: str) -> None:
+    samples = DRAWS[draw](TASKS["gaussian_to_s_curve"]().target(), 3000, rng()).double().numpy()
+    assert smallest_p(samples, s_curve(3000, 0.05), s_curve(2000, 0.0)) > 0.01
+
+
+@pytest.mark.parametrize("noise", [0.025, 0.1])
+def test_a_wrong_s_curve_is_seen(noise: float) -> None:
+    samples = SCurve(noise).sample(3000, rng()).double().numpy()
+    assert smallest_p(samples, s_curve(3000, 0.05), s_curve(2000, 0.0)) < 1e-6
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.5])
+def test_the_s_curve_has_unit_variance(noise: float) -> None:
+    samples = SCurve(noise).sample(400_000, rng()).double()
+    torch.testing.assert_close(samples.mean(0), torch.zeros(2).double(), rtol=0, atol=0.01)
+    torch.testing.assert_close(samples.var(0), torch.ones(2).double(), rtol=0.01, atol=0)
 
 
 def test_moons_have_equal_counts_in_low_variance_draws() -> None:
