@@ -332,15 +332,16 @@ def evaluation(dim: int, native: bool = True) -> Evaluation:
 
 ALL = {"w2", "sliced_w2", "energy_distance", "frechet"}
 NATIVE = {"transport_cost", "coupling_ratio", "straightness"}
+PRIOR = {"radial_transport_cost"}
 
 
 @pytest.mark.parametrize(
     ("dim", "native", "names"),
     [
         (2, True, ALL | NATIVE),
-        (3, False, ALL),
+        (3, False, ALL | PRIOR),
         (64, True, ALL - {"w2"} | NATIVE),
-        (64, False, ALL - {"w2"}),
+        (64, False, ALL - {"w2"} | PRIOR),
     ],
 )
 def test_evaluate_gives_what_means_something_with_floors(
@@ -366,6 +367,9 @@ def test_evaluate_compares_the_right_sets() -> None:
     assert values["transport_cost_floor"] == pytest.approx(
         assignment_cost(data.source, data.target)
     )
+    radial = evaluate(evaluation(2, native=False))
+    for name in ("", "_floor"):
+        assert radial[f"radial_transport_cost{name}"] == values[f"transport_cost{name}"]
     assert values["coupling_ratio"] == pytest.approx(
         cost / assignment_cost(data.source, data.samples)
     )

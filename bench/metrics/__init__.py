@@ -7,7 +7,12 @@ from torch import Tensor
 
 from bench.metrics.base import METRICS, Metric
 from bench.metrics.distances import energy_distance, frechet, optimal_cost, sliced_w2, w2
-from bench.metrics.transport import coupling_ratio, straightness, transport_cost
+from bench.metrics.transport import (
+    coupling_ratio,
+    radial_transport_cost,
+    straightness,
+    transport_cost,
+)
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ def evaluate(data: Evaluation) -> dict[str, float]:
     The floor of a distance is the same metric between two fresh target sets: what a perfect
     sampler would get on average. The floor of the transport cost is the optimal cost from the
     source to the held-out target; of the ratios it is 1. Methods with a prior of their own have
-    no coupling with the source, and no cost: these are left out, and so is a ratio that is not
-    defined (nothing moved).
+    no coupling with the source, and no cost but the radial one: these are left out, and so is a
+    ratio that is not defined (nothing moved).
     """
     dim = data.target.shape[1]
     values: dict[str, float] = {}
@@ -39,12 +44,12 @@ def evaluate(data: Evaluation) -> dict[str, float]:
         if metric.kind == "distance":
             values[name] = metric(data.samples, data.target)
             values[f"{name}_floor"] = metric(data.second_target, data.target)
-        elif data.native:
+        elif (metric.kind == "radial") is not data.native:
             sets = (data.path,) if metric.kind == "path" else (data.source, data.samples)
             values[name] = metric(*sets)
             values[f"{name}_floor"] = 1.0
-    if "transport_cost" in values:
-        values["transport_cost_floor"] = optimal_cost(data.source, data.target)
+    cost = "transport_cost" if data.native else "radial_transport_cost"
+    values[f"{cost}_floor"] = optimal_cost(data.source, data.target)
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
@@ -57,6 +62,7 @@ __all__ = [
     "evaluate",
     "frechet",
     "optimal_cost",
+    "radial_transport_cost",
     "sliced_w2",
     "straightness",
     "transport_cost",

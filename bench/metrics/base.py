@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Kind = Literal["distance", "coupling", "path"]
+Kind = Literal["distance", "coupling", "radial", "path"]
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,9 @@ class Metric:
     """A pure function of samples, and what is needed to read its value.
 
     ``kind`` says of what: ``distance`` f(samples (n, D), target (m, D)); ``coupling``
-    f(source (n, D), samples (n, D)), row by row the same line; ``path`` f(path (T+1, n, D)).
-    For all of them smaller is better.
+    f(source (n, D), samples (n, D)), row by row the same line; ``radial`` likewise, for methods
+    whose lines start at the image of the source on a prior of their own; ``path``
+    f(path (T+1, n, D)). For all of them smaller is better.
 
     ``floor`` says what stands beside the value: for a distance the same metric between two fresh
     target sets.
