@@ -33,12 +33,10 @@ from bench.train import train
 from datasets import Distribution, Stream, Task
 from datasets.base import Empirical, check_samples
 from methods import Method
+from methods.base import MODEL_SAMPLES
 
 Notify = Callable[[str, int, int, float | None], None]
 """``notify(stage, step, steps, loss)``: where a cell stands."""
-
-STATISTICS_SAMPLES = 4096
-"""Training samples from which a model takes the scale of the data."""
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 MAX_REASON = 500
@@ -195,7 +193,7 @@ def training_samples(cell: Cell, source: Distribution, target: Distribution) -> 
     others, where training sees millions.
     """
     rng = generator(cell, "statistics")
-    return [law.low_variance(STATISTICS_SAMPLES, rng) for law in (source, target)]
+    return [law.low_variance(MODEL_SAMPLES, rng) for law in (source, target)]
 
 
 def seed_of(cell: Cell, purpose: str) -> int:

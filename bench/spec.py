@@ -266,7 +266,8 @@ class _Grid:
             return {"task_version": built.version, "task_parameters": built.parameters()}
 
         def method_fields(**settings: Any) -> dict[str, Any]:
-            return {"hyperparameters": method.create(task.dim, **settings).hyperparameters()}
+            built = method.create(task.dim, task.noise_source, **settings)
+            return {"hyperparameters": built.hyperparameters()}
 
         def fields_of(name: str) -> Callable[..., dict[str, Any]]:
             return lambda **settings: {name: SECTIONS[name](**settings)}
@@ -398,6 +399,8 @@ def _checked_value(name: str, value: Any) -> str | int | float | None:
     parsed = _parse_value(value) if isinstance(value, str) else value
     if parsed is None or isinstance(parsed, str):
         return parsed
+    if isinstance(value, str | float) and value in ("inf", math.inf):
+        return "inf"  # a word: JSON has no such number
     number = None if isinstance(parsed, bool) else _finite(parsed)
     if number is None:
         raise SpecError(f"{name}: expected a finite number or a word, got {_shown(value)}")

@@ -16,18 +16,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
+import pydantic
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from methods.networks import NetworkFactory
-from methods.solvers import Solver
+from methods.solvers import Solution, Solver
 
 Draw = Callable[[int], Tensor]
 """``draw(k)``: k fresh samples, shape (k, D)."""
 
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``field(x (B, D), z (B,))``: the unit direction (B, D+1) and log|E| (B,) up to a constant."""
+
+MODEL_SAMPLES = 4096
+"""Samples of each law that :meth:`Method.model` is given."""
 
 LOW_DIM = 8
 """Up to this dimension field lines bulge far out of the data; defaults differ above it."""
@@ -63,7 +67,7 @@ class Method(BaseModel, ABC):
     """A generative method; its fields are its hyperparameters.
 
     The fields carry the defaults of the paper in low dimension; :meth:`defaults` says what
-    differs by dimension, and :meth:`create` applies both. A field whose value is ``None`` does
+    differs by task, and :meth:`create` applies both. A field whose value is ``None`` does
     not apply with the other settings, and is no axis of a sweep.
     """
 
@@ -87,18 +91,18 @@ class Method(BaseModel, ABC):
     them."""
 
     @classmethod
-    def defaults(cls, dim: int) -> dict[str, Any]:
-        """Defaults that depend on the data dimension."""
+    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
+        """Defaults that depend on the data dimension, or on whether the source is N(0, I)."""
         return {}
 
     @classmethod
-    def create(cls, dim: int, **settings: Any) -> Self:
+    def create(cls, dim: int, noise_source: bool = True, **settings: Any) -> Self:
         """The method for data of dimension ``dim``: given settings over the defaults.
 
         Raises:
             pydantic.ValidationError: an unknown hyperparameter or a value out of range.
         """
-        return cls(**{**cls.defaults(dim), **settings})
+        return cls(**{**cls.defaults(dim, noise_source), **settings})
 
     def hyperparameters(self) -> dict[str, Any]:
         """All hyperparameters under their public names, in the order of declaration."""
@@ -121,7 +125,8 @@ class Method(BaseModel, ABC):
 
         Args:
             network: ``network(scalars, outputs)`` builds a network h(x, embedding of s).
-            source, target: training samples (N, D), for the scale of inputs and outputs.
+            source, target: ``MODEL_SAMPLES`` training samples (N, D), for the scale of inputs and
+                outputs, or as what a closed form is made of.
         """
 
     def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
@@ -177,6 +182,14 @@ class Method(BaseModel, ABC):
         return {}
 
 
+class ExactMethod(Method):
+    """A method without a network: its field is that of ``charges`` stored training samples."""
+
+    trained: ClassVar[bool] = False
+
+    charges: int = pydantic.Field(MODEL_SAMPLES, ge=1, le=MODEL_SAMPLES)
+
+
 METHODS: dict[str, type[Method]] = {}
 """Every method by its name."""
 
@@ -188,6 +201,20 @@ def register(method: M) -> M:
     if METHODS.setdefault(method.name, method) is not method:
         raise ValueError(f"a method named {method.name!r} is registered already")
     return method
+
+
+def seeded(rng: torch.Generator | None, like: Tensor) -> torch.Generator:
+    """``rng``, or one of seed 0 on the device of ``like``."""
+    return torch.Generator(like.device).manual_seed(0) if rng is None else rng
+
+
+def transported(solution: Solution, last: Tensor | None = None) -> Transport:
+    """The transport along a solution, and on to ``last`` (B, D) by one more evaluation if given."""
+    end, nfe, path = solution.x, solution.nfe, solution.path
+    if last is not None:
+        end, nfe = last, nfe + 1
+        path = None if path is None else torch.cat([path, last[None]])
+    return Transport(end, nfe, end.isfinite().all(1), path)
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:

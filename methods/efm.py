@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from methods.base import LOW_DIM, Draw, Method, Regression, Transport, register
+from methods.base import LOW_DIM, Draw, Method, Regression, Transport, register, seeded
 from methods.base import Field as CapacitorField
 from methods.diagnostics import ERRORS, field_errors
 from methods.electrostatics import poisson_field, superpose
@@ -122,9 +122,7 @@ class CapacitorMethod(Method):
     ) -> Transport:
         if self.variable == "z":
             return self._along_z(model, start, solver, path)
-        if rng is None:
-            rng = torch.Generator(start.device).manual_seed(0)
-        return self._by_arc_length(model, start, solver, path, rng)
+        return self._by_arc_length(model, start, solver, path, seeded(rng, start))
 
     def _along_z(self, model: nn.Module, start: Tensor, solver: Solver, path: bool) -> Transport:
         field = self.field(model)
@@ -241,7 +239,7 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     z_embedding: ZEmbedding = "plates"
 
     @classmethod
-    def defaults(cls, dim: int) -> dict[str, Any]:
+    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
         if dim <= LOW_DIM:
             return {}
         # A point sigma sqrt(D) off its segment sees its own charge radially, not along the line, up
@@ -249,7 +247,7 @@ class ElectrostaticFieldMatching(CapacitorMethod):
         return {"L": 6.0, "sigma": 0.02, "points": "uniform"}
 
     @classmethod
-    def create(cls, dim: int, **settings: Any) -> Self:
+    def create(cls, dim: int, noise_source: bool = True, **settings: Any) -> Self:
         """As :meth:`Method.create`; lines on both sides of the plates have defaults of their own.
 
         They need the field of the plates, not of the batch, wherever lines go.
@@ -258,7 +256,7 @@ class ElectrostaticFieldMatching(CapacitorMethod):
             settings = {"endpoints": "independent", "charges": 1024, **settings}
             if dim <= LOW_DIM:
                 settings = {"points": "lines", **settings}
-        return super().create(dim, **settings)
+        return super().create(dim, noise_source, **settings)
 
     @field_validator("sigma")
     @classmethod

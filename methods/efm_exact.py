@@ -8,11 +8,10 @@ References:
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from methods.base import ExactMethod, Transport, register
 from methods.base import Field as CapacitorField
-from methods.base import Transport, register
 from methods.efm import CapacitorMethod
 from methods.fields import ExactField
 from methods.networks import NetworkFactory
@@ -20,7 +19,7 @@ from methods.solvers import Solver
 
 
 @register
-class ExactElectrostaticField(CapacitorMethod):
+class ExactElectrostaticField(ExactMethod, CapacitorMethod):
     """Samples move along the exact field lines of ``charges`` training samples on each plate.
 
     Nothing is trained: beside ``efm`` it tells the error of the network from that of the
@@ -31,9 +30,7 @@ class ExactElectrostaticField(CapacitorMethod):
     name: ClassVar[str] = "efm-exact"
     title: ClassVar[str] = "Exact electrostatic field"
     reference: ClassVar[str] = "Kolesov et al., ICML 2025, https://arxiv.org/abs/2502.02367"
-    trained: ClassVar[bool] = False
 
-    charges: int = Field(4096, ge=1, le=100_000)
     landing: Literal["plate", "charge"] = "plate"
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:

@@ -15,7 +15,18 @@ from pydantic import Field, model_validator
 from scipy.special import betaincinv, gammaincc
 from torch import Tensor, nn
 
-from methods.base import LOW_DIM, Draw, Method, Regression, Transport, normal, register, uniform
+from methods.base import (
+    LOW_DIM,
+    Draw,
+    ExactMethod,
+    Method,
+    Regression,
+    Transport,
+    normal,
+    register,
+    transported,
+    uniform,
+)
 from methods.electrostatics import mean_displacement
 from methods.networks import NetworkFactory, bounded, radial_inputs
 from methods.solvers import Solver
@@ -24,8 +35,47 @@ MIN_HEIGHT = 1e-3
 """Smallest z, in standard deviations of the data, that the network tells from zero."""
 
 
+class PoissonMethod(Method):
+    r"""What learned and exact PFGM have in common: the prior and the flow.
+
+    Sampling starts on z = ``z_max`` and solves dx/dt' = z E_x / E_z in t' = log z down to
+    z = ``z_min``. The prior is heavy-tailed, P(R > c z_max) = 1 / sqrt(1 + c^2) at D = 2.
+    """
+
+    noise_only: ClassVar[bool] = True
+
+    z_max: float = Field(40.0, gt=0)
+    z_min: float = Field(1e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _goes_down(self) -> Self:
+        if self.z_min >= self.z_max:
+            raise ValueError(f"z_min must be below z_max = {self.z_max:g}, got {self.z_min:g}")
+        return self
+
+    def start(self, x0: Tensor) -> Tensor:
+        """The prior on z = z_max, as a map of N(0, I)."""
+        return radial_prior(x0, self.z_max, aug_dim=1)
+
+    def transport(
+        self,
+        model: nn.Module,
+        start: Tensor,
+        solver: Solver,
+        path: bool = False,
+        rng: torch.Generator | None = None,
+    ) -> Transport:
+        def velocity(log_z: Tensor, x: Tensor) -> Tensor:
+            z = log_z.exp()
+            field: Tensor = model(x, z.expand(len(x)))
+            return z * field[:, :-1] / field[:, -1:]
+
+        ends = math.log(self.z_max), math.log(self.z_min)
+        return transported(solver.integrate(velocity, start, *ends, path=path))
+
+
 @register
-class PoissonFlow(Method):
+class PoissonFlow(PoissonMethod):
     r"""The Poisson field of the data, learned where the flow passes.
 
     Perturbation of a data point y, with m ~ U[0, M] and s = ``sigma``:
@@ -35,36 +85,29 @@ class PoissonFlow(Method):
               \epsilon \sim N(0, s^2 I_{D+1}), \; u \text{ uniform on the sphere}
 
     Target sqrt(D) E / (|E| + gamma) with E the weighted mean of x~ - y~ over ``charges`` data
-    points, weights proportional to |x~ - y~|^{-(D+1)}. Sampling starts on z = ``z_max`` and
-    solves dx/dt' = z E_x / E_z in t' = log z down to z = ``z_min``.
+    points, weights proportional to |x~ - y~|^{-(D+1)}.
 
     M is such that s (1 + tau)^M = 3 z_max: the training points reach beyond the prior's plate. With
     that the growth is log-uniform in [1, 3 z_max / s] whatever tau is (.03 in the paper).
-    The prior is heavy-tailed all the same, P(R > c z_max) = 1 / sqrt(1 + c^2) at D = 2; the
-    model (:class:`PoissonModel`) is exact far away. With its mean charge y the right-hand side
-    z E_x / E_z is x - y.
+    The prior is heavy-tailed all the same; the model (:class:`PoissonModel`) is exact far away.
+    With its mean charge y the right-hand side z E_x / E_z is x - y.
     """
 
     name: ClassVar[str] = "pfgm"
     title: ClassVar[str] = "Poisson Flow Generative Model"
     reference: ClassVar[str] = "Xu et al., NeurIPS 2022, https://arxiv.org/abs/2209.11178"
-    noise_only: ClassVar[bool] = True
 
-    z_max: float = Field(40.0, gt=0)
-    z_min: float = Field(1e-3, gt=0)
     sigma: float = Field(0.01, gt=0)
     gamma: float = Field(5.0, ge=0)
     charges: int = Field(512, ge=1, le=100_000)
 
     @classmethod
-    def defaults(cls, dim: int) -> dict[str, Any]:
+    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
         # The paper's gamma = 5 is for images, whose charges are tens of units apart.
         return {"gamma": 1.0} if dim <= LOW_DIM else {}
 
     @model_validator(mode="after")
-    def _goes_down(self) -> Self:
-        if self.z_min >= self.z_max:
-            raise ValueError(f"z_min must be below z_max = {self.z_max:g}, got {self.z_min:g}")
+    def _grows(self) -> Self:
         if self.sigma >= 3 * self.z_max:
             raise ValueError(f"sigma must be below 3 z_max, got {self.sigma:g}")
         return self
@@ -80,37 +123,45 @@ class PoissonFlow(Method):
         norm = torch.linalg.vector_norm(field, dim=1, keepdim=True)
         return Regression(x, z, math.sqrt(x.shape[1]) * field / (norm + self.gamma))
 
-    def start(self, x0: Tensor) -> Tensor:
-        """The prior on z = z_max, as a map of N(0, I): same direction, quantile to quantile.
 
-        R = z_max sqrt(B / (1 - B)), B ~ Beta(D/2, 1/2), in a uniform direction.
-        """
-        dim = x0.shape[1]
-        squared = x0.double().square().sum(1)
-        above = gammaincc(dim / 2, (squared / 2).cpu().numpy())  # P(chi^2_D > |x0|^2)
-        rest = torch.from_numpy(betaincinv(0.5, dim / 2, above)).to(squared)  # 1 - B
-        radius = self.z_max * torch.sqrt((1 - rest) / rest)
-        prior: Tensor = (x0 * (radius / squared.sqrt())[:, None]).to(x0)
-        return prior
+@register
+class ExactPoissonFlow(ExactMethod, PoissonMethod):
+    """The field of ``charges`` stored samples; nothing is trained."""
 
-    def transport(
-        self,
-        model: nn.Module,
-        start: Tensor,
-        solver: Solver,
-        path: bool = False,
-        rng: torch.Generator | None = None,
-    ) -> Transport:
-        def velocity(log_z: Tensor, x: Tensor) -> Tensor:
-            z = log_z.exp()
-            field: Tensor = model(x, z.expand(len(x)))
-            return z * field[:, :-1] / field[:, -1:]
+    name: ClassVar[str] = "pfgm-exact"
+    title: ClassVar[str] = "Exact field of PFGM"
+    reference: ClassVar[str] = "Xu et al., NeurIPS 2022, https://arxiv.org/abs/2209.11178"
 
-        solution = solver.integrate(
-            velocity, start, math.log(self.z_max), math.log(self.z_min), path=path
-        )
-        landed = solution.x.isfinite().all(1)
-        return Transport(solution.x, solution.nfe, landed, solution.path)
+    def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+        return PoissonField(target[: self.charges])
+
+
+class PoissonField(nn.Module):
+    """E(x, z) of stored charges, up to its length."""
+
+    def __init__(self, charges: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("charges", charges)
+        self.charges: Tensor
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """x (B, D), z (B,) -> (B, D+1)."""
+        return mean_displacement(x, z, self.charges)
+
+
+def radial_prior(x0: Tensor, r: float, aug_dim: int) -> Tensor:
+    """The field of a charge in the origin, cut at r, as a map of N(0, I) (B, D).
+
+    R = r sqrt(B / (1 - B)), B ~ Beta(D/2, aug_dim/2), in a uniform direction: same direction,
+    quantile to quantile.
+    """
+    dim = x0.shape[1]
+    squared = x0.double().square().sum(1)
+    above = gammaincc(dim / 2, (squared / 2).cpu().numpy())  # P(chi^2_D > |x0|^2)
+    rest = torch.from_numpy(betaincinv(aug_dim / 2, dim / 2, above)).to(squared)  # 1 - B
+    radius = r * torch.sqrt((1 - rest) / rest)
+    prior: Tensor = (x0 * (radius / squared.sqrt())[:, None]).to(x0)
+    return prior
 
 
 def perturb(y: Tensor, sigma: float, reach: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,80 @@
+r"""PFGM++: Poisson flow with any number of extra dimensions, between PFGM and diffusion.
+
+Data are charges on the plane r = 0 of R^{D+N}, r the length of N extra coordinates. Their field is
+that of PFGM for N = 1, and for N -> infinity with r = sigma sqrt(N) the score of diffusion.
+
+References:
+    Xu et al., PFGM++: Unlocking the Potential of Physics-Inspired Generative Models, ICML 2023,
+    https://arxiv.org/abs/2302.04265
+"""
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.base import ExactMethod, register
+from methods.denoising import DenoisingMethod, LearnedDenoiser, PosteriorMean
+from methods.networks import NetworkFactory
+from methods.pfgm import radial_prior
+
+ExtraDimensions = Annotated[int, Field(ge=1, le=1_000_000)] | Literal["inf"]
+
+
+class PoissonPlusMethod(DenoisingMethod):
+    r"""What learned and exact PFGM++ have in common: ``aug_dim`` = N, the prior and the flow.
+
+    In the noise level sigma = r / sqrt(N) field lines obey dx/dsigma = (x - D) / sigma with
+    D(x, sigma) the mean of the data, weighted with (|x - y|^2 + r^2)^{-(D+N)/2}.
+    """
+
+    aug_dim: ExtraDimensions = 128
+
+    @property
+    def freedom(self) -> float:
+        """N as a number."""
+        return math.inf if self.aug_dim == "inf" else self.aug_dim
+
+    def start(self, x0: Tensor) -> Tensor:
+        """The perturbation of a charge in the origin at sigma_max, as a map of N(0, I)."""
+        if self.aug_dim == "inf":
+            return self.sigma_max * x0
+        return radial_prior(x0, self.sigma_max * math.sqrt(self.aug_dim), self.aug_dim)
+
+
+@register
+class PoissonFlowPlus(LearnedDenoiser, PoissonPlusMethod):
+    r"""PFGM++ with the noise levels, preconditioning, weights and grid of EDM, as in the paper.
+
+    Perturbation of a data point y at r = sigma sqrt(N): y + R u with u a uniform direction and
+    R = r sqrt(B / (1 - B)), B ~ Beta(D/2, N/2). That is sigma times a multivariate Student t with N
+    degrees of freedom.
+    """
+
+    name: ClassVar[str] = "pfgmpp"
+    title: ClassVar[str] = "PFGM++"
+    reference: ClassVar[str] = "Xu et al., ICML 2023, https://arxiv.org/abs/2302.04265"
+
+    def perturb(self, y: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
+        noise = sigma[:, None] * torch.randn(y.shape, generator=rng, device=y.device, dtype=y.dtype)
+        if self.aug_dim == "inf":
+            return y + noise
+        # A chi-squared variable of N degrees of freedom is twice a gamma variable. torch's public
+        # distributions take no generator.
+        shape = torch.full_like(sigma, self.aug_dim / 2)
+        chi_squared = 2 * torch._standard_gamma(shape, generator=rng)
+        return y + noise / torch.sqrt(chi_squared / self.aug_dim)[:, None]
+
+
+@register
+class ExactPoissonFlowPlus(ExactMethod, PoissonPlusMethod):
+    """The denoiser that PFGM++ learns, of ``charges`` stored samples; nothing is trained."""
+
+    name: ClassVar[str] = "pfgmpp-exact"
+    title: ClassVar[str] = "Exact field of PFGM++"
+    reference: ClassVar[str] = "Xu et al., ICML 2023, https://arxiv.org/abs/2302.04265"
+
+    def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+        return PosteriorMean(target[: self.charges], self.freedom)
