@@ -1,0 +1,156 @@
+"""Our Flow Matching and OT-CFM beside torchcfm's, in one training loop.
+
+    pip install torchcfm
+    python -m tests.torchcfm_comparison [--steps 2000] [--seeds 5]
+
+The four tasks of Tong et al. (TMLR 2024, table 2), drawn by torchcfm's own samplers where it has
+one (its 8 Gaussians have the variance sqrt(.1), its moons uniform noise) and by scikit-learn's S
+curve. Network, batches, optimiser, budget and solver are the same; only what the network is
+trained on comes from one library or the other. Printed are, over the seeds, mean and standard
+deviation of
+
+* W2 between 2,000 end points and as many fresh target samples;
+* the normalised path energy, |int E|v|^2 dt - W2^2(source, target)| / W2^2(source, target);
+
+and the time of a training step, measured with both matchers in turn.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.datasets import make_s_curve
+from torch import Tensor
+from torchcfm.conditional_flow_matching import (
+    ConditionalFlowMatcher,
+    ExactOptimalTransportConditionalFlowMatcher,
+)
+from torchcfm.utils import sample_8gaussians, sample_moons
+
+from bench.metrics import optimal_cost, w2
+from bench.train import TrainSettings, train
+from methods.base import Regression
+from methods.fm import FlowMatching, VelocityModel
+from methods.networks import NetworkSettings
+from methods.ot_cfm import OptimalTransportFlowMatching
+from methods.solvers import Solver
+
+BATCH = 256
+POOL = 50_000
+"""Training samples, drawn once: torchcfm's samplers are slower than a training step."""
+EVALUATED = 2000
+SOLVER = Solver(solver="heun", solver_steps=50)
+
+Matcher = Callable[[Tensor, Tensor], Regression]
+
+
+def normal(n: int) -> Tensor:
+    """N(0, I)."""
+    return torch.randn(n, 2)
+
+
+def s_curve(n: int) -> Tensor:
+    """Columns 0 and 2 of scikit-learn's S curve; its randomness follows numpy's global state."""
+    return torch.from_numpy(make_s_curve(n, noise=0.05)[0][:, [0, 2]]).float()
+
+
+def moons(n: int) -> Tensor:
+    """torchcfm's, which are in order along the moons."""
+    return sample_moons(n)[torch.randperm(n)]
+
+
+TASKS = {
+    "gaussian to 8 Gaussians": (normal, sample_8gaussians),
+    "moons to 8 Gaussians": (moons, sample_8gaussians),
+    "gaussian to moons": (normal, moons),
+    "gaussian to S curve": (normal, s_curve),
+}
+
+
+def matchers(seed: int = 0) -> dict[str, Matcher]:
+    """What the network is trained on, for draws of both laws; torchcfm couples whole batches."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ours(method: FlowMatching | OptimalTransportFlowMatching) -> Matcher:
+        return lambda x0, x1: method.regression(lambda k: x0, lambda k: x1, len(x0), generator)
+
+    def theirs(matcher: ConditionalFlowMatcher) -> Matcher:
+        def batch(x0: Tensor, x1: Tensor) -> Regression:
+            t, x, velocity = matcher.sample_location_and_conditional_flow(x0, x1)
+            return Regression(x, t, velocity)
+
+        return batch
+
+    return {
+        "fm, ours": ours(FlowMatching()),
+        "fm, torchcfm": theirs(ConditionalFlowMatcher(sigma=0.0)),
+        "ot-cfm, ours": ours(OptimalTransportFlowMatching(block=BATCH)),
+        "ot-cfm, torchcfm": theirs(ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)),
+    }
+
+
+def trained(
+    matcher: Matcher, pools: list[Tensor], steps: int, seed: int
+) -> tuple[VelocityModel, float]:
+    """The averaged model and the seconds of a step; weights and batches follow the seed."""
+    torch.manual_seed(seed)
+    model = VelocityModel(NetworkSettings().factory(2), *(pool[:4096] for pool in pools))
+    chosen = torch.Generator().manual_seed(seed)
+
+    def batch() -> Regression:
+        x0, x1 = (pool[torch.randint(POOL, (BATCH,), generator=chosen)] for pool in pools)
+        return matcher(x0, x1)
+
+    result = train(model, batch, TrainSettings(steps=steps, batch=BATCH))
+    assert isinstance(result.model, VelocityModel)
+    return result.model, result.seconds / steps
+
+
+@torch.no_grad()
+def quality(model: VelocityModel, x0: Tensor, x1: Tensor, optimal: float) -> tuple[float, float]:
+    """W2 to ``x1``, and the normalised path energy by the trapezoidal rule."""
+    result = FlowMatching().transport(model, x0, SOLVER, path=True)
+    assert result.path is not None
+    times = torch.linspace(0, 1, len(result.path))
+    speeds = [
+        float(model(x, t.expand(len(x))).square().sum(1).mean())
+        for x, t in zip(result.path, times, strict=True)
+    ]
+    energy = float(np.trapezoid(speeds, times))
+    return w2(result.end, x1), abs(energy - optimal) / optimal
+
+
+def main() -> None:
+    """Prints the table of all tasks and matchers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{'task':24} {'matcher':18} {'W2':>14} {'NPE':>16} {'ms a step':>10}")
+    for task, laws in TASKS.items():
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002 -- torchcfm's moons and scikit-learn's curve draw from it
+        pools = [law(POOL) for law in laws]
+        x0, x1, other0, other1 = (law(EVALUATED) for law in (*laws, *laws))
+        optimal = optimal_cost(other0, other1)
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in matchers()}
+        for seed in range(arguments.seeds):
+            for name, matcher in matchers(seed).items():  # in turn: the machine is as busy for all
+                model, seconds = trained(matcher, pools, arguments.steps, seed)
+                found[name].append((*quality(model, x0, x1, optimal), seconds))
+        for name, values in found.items():
+            array = np.array(values)
+            mean, deviation = array.mean(0), array.std(0, ddof=1)
+            print(
+                f"{task:24} {name:18} {mean[0]:.3f} ±{deviation[0]:.3f}   "
+                f"{mean[1]:.4f} ±{deviation[1]:.4f} {1e3 * np.median(array[:, 2]):10.2f}",
+                flush=True,
+            )
+        floor = w2(x1, other1)
+        print(f"{task:24} {'(floor)':18} {floor:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
