@@ -181,7 +181,9 @@ def test_what_is_drawn_as_learned_is_the_stored_model(copied: Path) -> None:
     assert all(same[half:])
 
 
-def test_the_exact_counterpart_has_the_settings_of_the_method() -> None:
+def test_the_exact_counterpart_has_the_settings_of_the_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     method = METHODS["efm"].create(2, L=7.0, lines="stop_rule", crossing="sign", offset=0.1)
     exact = exact_counterpart(method, 2)
     assert exact is not None
@@ -189,6 +191,7 @@ def test_the_exact_counterpart_has_the_settings_of_the_method() -> None:
     settings = {"L": 7, "lines": "stop_rule", "crossing": "sign", "offset": 0.1, "charges": 1024}
     assert exact.hyperparameters().items() >= settings.items()
     assert exact_counterpart(exact, 2) is None
+    monkeypatch.delitem(METHODS, "fm-exact")
     assert exact_counterpart(METHODS["fm"].create(2), 2) is None
 
 

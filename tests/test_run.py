@@ -107,7 +107,7 @@ def test_second_run_skips_finished_cells_and_force_repeats_them(tmp_path: Path) 
 
 
 def test_every_method_of_a_seed_sees_the_same_data(tmp_path: Path) -> None:
-    arguments = ["--tasks", "gaussian_to_swiss_roll,gaussian_to_digits", *TINY]
+    arguments = ["--methods", "all", "--tasks", "gaussian_to_swiss_roll,gaussian_to_digits", *TINY]
     assert bench.run.main([*arguments, "--seeds", "0,1", "--out", str(tmp_path)]) == 0
     hashes: dict[tuple[str, int], set[str]] = {}
     targets: dict[tuple[str, int], list[np.ndarray]] = {}
