@@ -97,3 +97,59 @@ def test_efm_learned_on_both_sides_beats_forward_lines(tmp_path: Path) -> None:
     assert found.loc["two_sided", "w2"] <= 0.4
     assert found.loc["two_sided", "landed"] >= 0.99
     assert found.loc["two_sided", "endpoints"] == "independent"
+
+
+FAMILY = {
+    "gaussian_to_8gaussians": {
+        **dict.fromkeys(["ot-cfm", "ifm"], 0.75),
+        **dict.fromkeys(["vp", "edm", "pfgmpp"], 0.9),
+    },
+    "gaussian_to_swiss_roll": {"ifm": 0.32, "ot-cfm": 0.25, "pfgmpp": 0.25, "vp": 0.4, "edm": 0.25},
+    "gaussian_to_digits": {"ot-cfm": 0.08, "pfgmpp": 0.08, "edm": 0.08, "ifm": 0.08, "vp": 0.15},
+}
+
+
+@pytest.mark.parametrize("task", FAMILY)
+def test_the_family(tmp_path: Path, task: str) -> None:
+    """One seed; the suite ``family`` has three."""
+    bars = FAMILY[task]
+    rows = run(methods=list(bars), tasks=[task], seeds=[0], out=tmp_path, device="cpu")
+    assert (rows["status"] == "done").all(), rows["reason"].tolist()
+    metric = "sliced_w2" if task == "gaussian_to_digits" else "w2"
+    found = dict(zip(rows["method"], rows[metric], strict=True))
+    assert {name: value for name, value in found.items() if value > bars[name]} == {}
+
+
+def test_ot_pairs_are_cheap_and_straight(tmp_path: Path) -> None:
+    rows = run(methods=["fm", "ot-cfm"], tasks=["moons_to_8gaussians"], seeds=[0], out=tmp_path)
+    found = rows.set_index("method")
+    assert found.loc["ot-cfm", "coupling_ratio"] <= 1.01
+    assert found.loc["ot-cfm", "straightness"] <= 1.01
+    assert found.loc["fm", "coupling_ratio"] >= 1.08
+    assert found.loc["fm", "straightness"] >= 1.2
+
+
+CEILINGS = {
+    "fm": 0.33,
+    "ot-cfm": 0.33,
+    "ifm": 0.33,
+    "pfgm": 0.36,
+    "pfgmpp": 0.33,
+    "vp": 0.33,
+    "edm": 0.33,
+}
+"""W2 on the 8 Gaussians, where 1,000 draws have a floor of .15."""
+
+
+def test_exact_counterparts(tmp_path: Path) -> None:
+    rows = run(
+        methods=[f"{name}-exact" for name in CEILINGS],
+        tasks=["gaussian_to_8gaussians"],
+        seeds=[0],
+        out=tmp_path,
+        device="cpu",
+        **{"eval.n": 1000},
+    )
+    assert (rows["status"] == "done").all(), rows["reason"].tolist()
+    found = dict(zip(rows["method"], rows["w2"], strict=True))
+    assert {k: v for k, v in found.items() if v > CEILINGS[k.removesuffix("-exact")]} == {}
