@@ -17,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench.folder import RECORD, StorageError, write_atomically
 from bench.leaderboard import aggregate, main_distance
@@ -77,7 +78,10 @@ def factor_figure(table: pd.DataFrame, factors: list[str]) -> Figure:
     for ax, task in zip(panels.flat, tasks, strict=True):
         rows = table[table["task"] == task]
         metric = main_distance(rows)
-        ax.set_title(TASKS[task].title if task in TASKS else task, fontsize=9)
+        title = TASKS[task].title if task in TASKS else task
+        if len(factors) > 1 and metric is not None:
+            title += f": {METRICS[metric].label}"
+        ax.set_title(title, fontsize=9)
         if metric is None:
             ax.axis("off")
         elif len(factors) == 1:
@@ -86,7 +90,7 @@ def factor_figure(table: pd.DataFrame, factors: list[str]) -> Figure:
             _map(ax, rows, factors, metric)
     words = "median of seeds"
     if len(factors) == 1:
-        words = "line: median of seeds; bars: mean and standard deviation; dashed: floor"
+        words = "dots: median of seeds; bars: mean and standard deviation; dashed: floor"
     figure.suptitle(words, fontsize=9)
     return figure
 
@@ -95,9 +99,11 @@ def _line(ax: Axes, rows: pd.DataFrame, factor: str, metric: str) -> None:
     numeric = pd.api.types.is_numeric_dtype(rows[factor])
     for method, own in rows.groupby("method"):
         at = own[factor] if numeric else own[factor].astype(str)
-        ax.plot(at, own[f"{metric}_median"], "o-", ms=4, label=str(method))
+        # Only numbers have something between them.
+        style = "o-" if numeric else "o"
+        ax.plot(at, own[f"{metric}_median"], style, ms=5, label=str(method))
         deviation = own[f"{metric}_std"].fillna(0)
-        ax.errorbar(at, own[f"{metric}_mean"], deviation, fmt="none", ecolor="0.6", zorder=0)
+        ax.errorbar(at, own[f"{metric}_mean"], deviation, fmt="none", ecolor="0.45", capsize=2)
     floor = rows[f"{metric}_floor"].mean()
     ax.axhline(floor, ls="--", lw=1, color="black")
     if numeric and rows[factor].max() > 4 * rows[factor].min() > 0:
@@ -110,6 +116,9 @@ def _line(ax: Axes, rows: pd.DataFrame, factor: str, metric: str) -> None:
         ax.tick_params(axis="x", rotation=45, labelsize=8)
     if rows[f"{metric}_median"].max() > 10 * max(floor, 1e-9):
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     else:
         ax.set_ylim(0)
     ax.set_xlabel(factor)
@@ -122,8 +131,10 @@ def _map(ax: Axes, rows: pd.DataFrame, factors: list[str], metric: str) -> None:
     grid = rows.pivot_table(
         index=factors[1], columns=factors[0], values=f"{metric}_median", sort=True
     )
+    for axis in ("index", "columns"):
+        if pd.api.types.is_numeric_dtype(getattr(grid, axis)):
+            grid = grid.rename("{:g}".format, axis=axis)
     sns.heatmap(grid, annot=True, fmt=".2f", ax=ax, cmap="viridis_r", robust=True, cbar=False)
-    ax.set_ylabel(f"{factors[1]}  ({METRICS[metric].label})")
 
 
 def write_factors(suite: str, out: Path) -> list[Path]:
