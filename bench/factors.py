@@ -44,7 +44,7 @@ def factor_tables(spec: Spec, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
     Returns:
         Tables of means, intervals and medians by name, ``<factors>`` or with the fixed settings
-        of the variation behind it.
+        of the variation behind it; these stand in ``attrs["fixed"]`` too.
     """
     tables: dict[str, pd.DataFrame] = {}
     for number, variation in enumerate(spec.vary):
@@ -58,8 +58,19 @@ def factor_tables(spec: Spec, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
         done = own[own["status"] == "done"]
         medians = done.groupby(keys)[[name for name in METRICS if name in own]].median()
         table = table.merge(medians.add_suffix("_median").reset_index(), on=keys, how="left")
+        table.attrs["fixed"] = _fixed(variation)
         tables[_name(variation, factors, tables)] = table
     return tables
+
+
+def _fixed(variation: Variation) -> str:
+    """What a variation has set, beside its factors: ``efm-exact, L = 6``."""
+    words = list(variation.methods or [])
+    for setting, values in variation.settings.items():
+        if len(values) == 1:
+            value = f"{values[0]:g}" if isinstance(values[0], float) else values[0]
+            words.append(f"{setting.rpartition('.')[2]} = {value}")
+    return ", ".join(words)
 
 
 def _name(variation: Variation, factors: list[str], taken: dict[str, Any]) -> str:
@@ -91,7 +102,8 @@ def factor_figure(table: pd.DataFrame, factors: list[str]) -> Figure:
     words = "median of seeds"
     if len(factors) == 1:
         words = "dots: median of seeds; bars: mean and standard deviation; dashed: floor"
-    figure.suptitle(words, fontsize=9)
+    fixed = table.attrs.get("fixed")
+    figure.suptitle(f"{fixed}; {words}" if fixed else words, fontsize=9)
     return figure
 
 

@@ -8,7 +8,7 @@ import pytest
 import bench.factors
 import bench.spec
 from bench import run
-from bench.factors import factor_tables, factors_of
+from bench.factors import _fixed, factor_tables, factors_of
 from bench.spec import Spec, Variation, read_config, suite_path
 
 SUITE = """
@@ -55,6 +55,7 @@ def test_each_factor_has_its_own_cells_and_no_others(
     assert len(tables["L_by_sigma"]) == 4
     for table in tables.values():
         assert (table["count"] == 2).all()
+        assert table.attrs["fixed"] == ""
     at_30 = rows[(rows["method"] == "efm") & (rows["L"] == 30) & (rows["points"] == "mix")]
     found = tables["L"].set_index("L").loc[30.0]
     assert found["w2_mean"] == pytest.approx(at_30["w2"].mean())
@@ -86,9 +87,16 @@ def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_factors_are_the_settings_with_several_values() -> None:
     variation = Variation(
-        settings={"efm.L": [3.0, 6.0], "efm.lines": ["two_sided"], "sigma": [1, 2]}
+        methods=["efm"],
+        settings={
+            "efm.L": [3.0, 6.0],
+            "efm.lines": ["two_sided"],
+            "sigma": [1, 2],
+            "efm.offset": [0.10],
+        },
     )
     assert factors_of(variation) == ["L", "sigma"]
+    assert _fixed(variation) == "efm, lines = two_sided, offset = 0.1"
 
 
 @pytest.mark.parametrize("name", ["efm_ablation", "efm_two_sided"])
