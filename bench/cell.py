@@ -180,20 +180,22 @@ def build_model(
 ) -> nn.Module:
     """The method's model with weights that depend on the seed alone; torch's state is kept."""
     network = cell.network.factory(target.dim)
-    samples = training_samples(cell, source, target)
+    samples = training_samples(cell, source, target, method.samples)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(cell, "weights"))
         return method.model(network, samples[0], samples[1])
 
 
-def training_samples(cell: Cell, source: Distribution, target: Distribution) -> list[Tensor]:
-    """Samples of the source and the target of the training data, as even as the laws can give.
+def training_samples(
+    cell: Cell, source: Distribution, target: Distribution, n: int = MODEL_SAMPLES
+) -> list[Tensor]:
+    """``n`` training samples of the source and the target each, as even as the laws can give them.
 
     For a trained method they set the scale of inputs and outputs; what is not trained has no
     others, where training sees millions.
     """
     rng = generator(cell, "statistics")
-    return [law.low_variance(MODEL_SAMPLES, rng) for law in (source, target)]
+    return [law.low_variance(n, rng) for law in (source, target)]
 
 
 def seed_of(cell: Cell, purpose: str) -> int:

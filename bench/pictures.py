@@ -207,7 +207,7 @@ def read_model(
         with torch.device("meta"):
             return network(scalars, outputs, extra_inputs)
 
-    samples = training_samples(cell, source, target)
+    samples = training_samples(cell, source, target, method.samples)
     with torch.random.fork_rng(devices=[]):
         model = method.model(weightless, samples[0], samples[1])
     expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}

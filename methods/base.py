@@ -31,7 +31,7 @@ Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``field(x (B, D), z (B,))``: the unit direction (B, D+1) and log|E| (B,) up to a constant."""
 
 MODEL_SAMPLES = 4096
-"""Samples of each law that :meth:`Method.model` is given."""
+"""Samples of each law that :meth:`Method.model` is given, unless the method says otherwise."""
 
 LOW_DIM = 8
 """Up to this dimension field lines bulge far out of the data; defaults differ above it."""
@@ -119,14 +119,19 @@ class Method(BaseModel, ABC):
             return f"{self.name} generates from its own prior; it cannot start from data"
         return None
 
+    @property
+    def samples(self) -> int:
+        """How many training samples of each law :meth:`model` is to be given."""
+        return MODEL_SAMPLES
+
     @abstractmethod
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         """The network with its embedding and scaling: f(x (B, D), s (B,)) -> (B, outputs).
 
         Args:
             network: ``network(scalars, outputs)`` builds a network h(x, embedding of s).
-            source, target: ``MODEL_SAMPLES`` training samples (N, D), for the scale of inputs and
-                outputs, or as what a closed form is made of.
+            source, target: training samples (N, D), as even as their laws can give them: for the
+                scale of inputs and outputs, or as what a closed form is made of.
         """
 
     def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
@@ -187,7 +192,11 @@ class ExactMethod(Method):
 
     trained: ClassVar[bool] = False
 
-    charges: int = pydantic.Field(MODEL_SAMPLES, ge=1, le=MODEL_SAMPLES)
+    charges: int = pydantic.Field(MODEL_SAMPLES, ge=1, le=100_000)
+
+    @property
+    def samples(self) -> int:
+        return self.charges  # part of a larger set would be less even
 
 
 METHODS: dict[str, type[Method]] = {}

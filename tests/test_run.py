@@ -1,5 +1,6 @@
 """The command line end to end, with tiny budgets, in the real process where it matters."""
 
+import math
 import os
 import re
 import signal
@@ -14,8 +15,10 @@ import pytest
 import torch
 
 import bench.run
+from bench.cell import build_model
 from bench.folder import cell_folder
 from bench.records import read_records
+from bench.spec import Spec
 from datasets import TASKS, Distribution, Task
 from datasets.base import TASKS as TABLE
 from datasets.gaussians import StandardNormal
@@ -123,6 +126,23 @@ def test_every_method_of_a_seed_sees_the_same_data(tmp_path: Path) -> None:
         assert len(arrays) == len(METHODS)
         for other in arrays[1:]:
             np.testing.assert_array_equal(other, arrays[0])
+
+
+@pytest.mark.parametrize("charges", [64, 6000])
+def test_an_exact_method_gets_as_many_even_samples_as_it_asks_for(charges: int) -> None:
+    """As many of each of the eight modes: part of a larger set would not have that."""
+    settings = {"efm-exact.charges": [charges]}
+    spec = Spec(
+        methods=["efm-exact"], tasks=["gaussian_to_8gaussians"], seeds=[0], settings=settings
+    )
+    (cell,) = spec.cells()
+    task, method = cell.build_task(), cell.build_method()
+    model = build_model(cell, method, task.source(), task.target())
+    negative = model.get_buffer("negative")
+    angle = torch.atan2(negative[:, 1], negative[:, 0])
+    counts = ((angle / (2 * math.pi / 8)).round().long() % 8).bincount(minlength=8)
+    assert counts.tolist() == [charges // 8] * 8
+    assert len(model.get_buffer("positive")) == charges
 
 
 def test_digits_are_stored_in_their_original_units(tmp_path: Path) -> None:
