@@ -98,10 +98,12 @@ class Picture(NamedTuple):
     slices: list[Slice]
 
 
-def field_figures(done: pd.DataFrame, out: Path, tell: Tell) -> Iterator[tuple[str, Figure]]:
+def field_figures(
+    done: pd.DataFrame, out: Path, tell: Tell, most: int = MAX_FIELDS
+) -> Iterator[tuple[str, Figure]]:
     """File name and figure of the field of each task, method, L and kind of lines.
 
-    Of each the first cell of the lowest seed is drawn, and at most ``MAX_FIELDS`` in all: the
+    Of each the first cell of the lowest seed is drawn, and at most ``most`` in all: the
     first of every task and method, then the second of each, and so on. What cannot be drawn is
     told and left out.
 
@@ -109,12 +111,16 @@ def field_figures(done: pd.DataFrame, out: Path, tell: Tell) -> Iterator[tuple[s
         done: the rows of ``results.csv`` that are done, with their settings.
         out: the output folder.
         tell: told of what is not drawn.
+        most: figures at most.
     """
     rows = _with_field(done)
     turn = rows.groupby(["task", "method"]).cumcount()
-    chosen = rows.loc[turn.sort_values(kind="stable").index[:MAX_FIELDS]].sort_index()
+    chosen = rows.loc[turn.sort_values(kind="stable").index[:most]].sort_index()
     if len(chosen) < len(rows):
-        tell(f"fields of {len(chosen)} settings are drawn, {len(rows) - len(chosen):,} are not")
+        tell(
+            f"fields of {len(chosen)} settings are drawn, {len(rows) - len(chosen):,} are not"
+            f" (python -m bench.report {out} --fields {len(rows)} draws them)"
+        )
     for row in chosen.to_dict("records"):
         words = [row["task"], row["method"], f"L{row['L']}".removesuffix(".0"), row["lines"]]
         name = file_name("field", "_".join(str(word) for word in words if pd.notna(word)))

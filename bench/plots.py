@@ -22,7 +22,14 @@ from bench.ablation import ablation, axes, file_name
 from bench.folder import SAMPLES, cell_folder, write_atomically, writing
 from bench.leaderboard import GROUP, aggregate, best, cut, few, in_turn, main_distance, with_setting
 from bench.metrics import METRICS
-from bench.pictures import SAMPLES_COLOUR, SOURCE_COLOUR, TARGET_COLOUR, Tell, field_figures
+from bench.pictures import (
+    MAX_FIELDS,
+    SAMPLES_COLOUR,
+    SOURCE_COLOUR,
+    TARGET_COLOUR,
+    Tell,
+    field_figures,
+)
 from datasets import TASKS
 
 MAX_PANELS = 12
@@ -48,8 +55,19 @@ Images = NDArray[np.float64]
 Panels = dict[str, dict[str, Images]]
 
 
-def draw_plots(results: pd.DataFrame, out: Path, tell: Tell = lambda line: None) -> list[Path]:
+def draw_plots(
+    results: pd.DataFrame,
+    out: Path,
+    tell: Tell = lambda line: None,
+    fields: int = MAX_FIELDS,
+) -> list[Path]:
     """All plots of a run into ``out/plots``; returns the PNG files and tells each.
+
+    Args:
+        results: the rows of ``results.csv``.
+        out: the output folder.
+        tell: told of each plot, and of what is not drawn.
+        fields: figures of fields at most.
 
     Raises:
         StorageError: a file could not be written; no plot of an earlier run is lost.
@@ -60,7 +78,7 @@ def draw_plots(results: pd.DataFrame, out: Path, tell: Tell = lambda line: None)
     done = with_setting(results[results["status"] == "done"])
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
     paths = []
-    for name, figure in _figures(done, out, tell):
+    for name, figure in _figures(done, out, tell, fields):
         if figure is not None:
             paths.append(save(figure, folder / name))
             tell(f"drew {paths[-1].name}")
@@ -68,12 +86,14 @@ def draw_plots(results: pd.DataFrame, out: Path, tell: Tell = lambda line: None)
     return paths
 
 
-def _figures(done: pd.DataFrame, out: Path, tell: Tell) -> Iterator[tuple[str, Figure | None]]:
+def _figures(
+    done: pd.DataFrame, out: Path, tell: Tell, fields: int
+) -> Iterator[tuple[str, Figure | None]]:
     summary = aggregate(done, GROUP)
     for task, rows in summary.groupby("task", sort=False):
         figure = sample_figure(str(task), done[done["task"] == task], rows, out, tell)
         yield file_name("samples", str(task)), figure
-    yield from field_figures(done, out, tell)
+    yield from field_figures(done, out, tell, fields)
     for name in METRICS:
         yield file_name("bars", name), bar_figure(done, summary, name)
     for axis in axes(done.drop(columns="setting")):

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from bench.leaderboard import (
     table,
 )
 from bench.metrics import METRICS
+from bench.pictures import MAX_FIELDS
 from bench.plots import draw_plots
 from bench.records import read_records, results
 from datasets import TASKS
@@ -72,11 +74,13 @@ def write_report(out: Path, tell: Callable[[str], None] = lambda line: None) -> 
     return _rebuild(out, tell)[1]
 
 
-def _rebuild(out: Path, tell: Callable[[str], None]) -> tuple[pd.DataFrame, list[Path]]:
+def _rebuild(
+    out: Path, tell: Callable[[str], None], fields: int = MAX_FIELDS
+) -> tuple[pd.DataFrame, list[Path]]:
     rows, paths = write_tables(out)
     if not len(rows):
         return rows, paths
-    plots = draw_plots(rows, out, tell)
+    plots = draw_plots(rows, out, tell, fields)
     page = out / "report.html"
     write_atomically(page, _page(rows, out, plots).encode())
     return rows, [*paths, *plots, page]
@@ -150,13 +154,24 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("folder", type=Path, help="output folder of a run")
-    out = parser.parse_args().folder
+    parser.add_argument(
+        "--fields",
+        type=int,
+        default=MAX_FIELDS,
+        metavar="N",
+        help=f"draw the fields of at most N settings (default {MAX_FIELDS})",
+    )
+    arguments = parser.parse_args()
+    out = arguments.folder
     try:
+        if arguments.fields < 0:
+            raise ValueError(f"fields: must not be negative, got {arguments.fields}")
         if not out.is_dir():
             raise ValueError(f"folder: no such folder: {out}")
         if not any((out / "cells").glob(f"*/{RECORD}")):
             raise ValueError(f"folder: {out} holds no recorded cells")
-        rows, paths = _rebuild(out, tell=lambda line: print(line, file=sys.stderr, flush=True))
+        tell = functools.partial(print, file=sys.stderr, flush=True)
+        rows, paths = _rebuild(out, tell, arguments.fields)
     except (OSError, ValueError, StorageError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2

@@ -473,7 +473,7 @@ def test_the_report_escapes_what_it_is_told(
 
 
 def test_the_report_shows_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.report.draw_plots", lambda rows, out, tell: [])
+    monkeypatch.setattr("bench.report.draw_plots", lambda rows, out, tell, fields: [])
     for one in many():
         stored(tmp_path, one)
     write_report(tmp_path)

@@ -98,9 +98,8 @@ def chosen_of(
         cells.append(folder.name)
         return Figure()
 
-    monkeypatch.setattr(pictures, "MAX_FIELDS", most)
     monkeypatch.setattr(pictures, "field_figure", drawn)
-    assert len(list(field_figures(rows, Path("out"), told.append))) == len(cells)
+    assert len(list(field_figures(rows, Path("out"), told.append, most))) == len(cells)
     return cells, told
 
 
@@ -115,7 +114,9 @@ def test_of_each_the_lowest_seed_and_the_first_setting_and_no_digits(
 def test_what_is_too_many_is_told_and_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     cells, told = chosen_of(many(), monkeypatch, 3)
     assert cells == ["efm 3 mix 0", "efm 6 mix 0", "efm-exact 3 mix 0"]
-    assert told == ["fields of 3 settings are drawn, 5 are not"]
+    (line,) = told
+    assert line.startswith("fields of 3 settings are drawn, 5 are not")
+    assert "bench.report out --fields 8" in line
 
 
 # What they show
