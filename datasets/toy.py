@@ -106,19 +106,24 @@ def equal_counts(n: int, modes: int, rng: torch.Generator) -> Tensor:
     return order[torch.arange(n) % modes][torch.randperm(n, generator=rng)]
 
 
+class FromNormal(Task):
+    """What the tasks from N(0, I) in the plane share."""
+
+    dim: ClassVar[int] = 2
+    noise_source: ClassVar[bool] = True
+
+    def source(self) -> Distribution:
+        return StandardNormal((2,))
+
+
 @register
-class GaussianToSwissRoll(Task):
+class GaussianToSwissRoll(FromNormal):
     """N(0, I) to the swiss roll, the first experiment of the EFM paper."""
 
     name: ClassVar[str] = "gaussian_to_swiss_roll"
     title: ClassVar[str] = "Gaussian to swiss roll"
-    dim: ClassVar[int] = 2
-    noise_source: ClassVar[bool] = True
 
     noise: float = Field(0.8, ge=0)
-
-    def source(self) -> Distribution:
-        return StandardNormal((2,))
 
     def target(self) -> Distribution:
         return SwissRoll(self.noise)
@@ -137,15 +142,11 @@ class ToEightGaussians(Task):
 
 
 @register
-class GaussianToEightGaussians(ToEightGaussians):
+class GaussianToEightGaussians(ToEightGaussians, FromNormal):
     """N(0, I) to eight Gaussians on a circle."""
 
     name: ClassVar[str] = "gaussian_to_8gaussians"
     title: ClassVar[str] = "Gaussian to 8 Gaussians"
-    noise_source: ClassVar[bool] = True
-
-    def source(self) -> Distribution:
-        return StandardNormal((2,))
 
 
 @register
@@ -163,36 +164,26 @@ class MoonsToEightGaussians(ToEightGaussians):
 
 
 @register
-class GaussianToMoons(Task):
+class GaussianToMoons(FromNormal):
     """N(0, I) to two moons."""
 
     name: ClassVar[str] = "gaussian_to_moons"
     title: ClassVar[str] = "Gaussian to moons"
-    dim: ClassVar[int] = 2
-    noise_source: ClassVar[bool] = True
 
     noise: float = Field(0.05, ge=0)
-
-    def source(self) -> Distribution:
-        return StandardNormal((2,))
 
     def target(self) -> Distribution:
         return Moons(self.noise)
 
 
 @register
-class GaussianToSCurve(Task):
+class GaussianToSCurve(FromNormal):
     """N(0, I) to an S-shaped curve."""
 
     name: ClassVar[str] = "gaussian_to_s_curve"
     title: ClassVar[str] = "Gaussian to S curve"
-    dim: ClassVar[int] = 2
-    noise_source: ClassVar[bool] = True
 
     noise: float = Field(0.05, ge=0)
-
-    def source(self) -> Distribution:
-        return StandardNormal((2,))
 
     def target(self) -> Distribution:
         return SCurve(self.noise)
