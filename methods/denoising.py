@@ -28,8 +28,8 @@ from methods.electrostatics import BLOCK_PAIRS
 from methods.networks import CosineEmbedding, NetworkFactory
 from methods.solvers import Solver
 
-DATA_RADII, NOISE_RADII = 10.0, 3.0
-"""Inputs are shortened to that many radii, sqrt(D) standard deviations, of data and of noise."""
+DATA_RADII = 3.0
+"""Data are within that many radii, sqrt(D) standard deviations, of their mean."""
 
 
 class DenoisingMethod(Method):
@@ -50,6 +50,11 @@ class DenoisingMethod(Method):
                 f"sigma_min must be below sigma_max = {self.sigma_max:g}, got {self.sigma_min:g}"
             )
         return self
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the noise, a multivariate Student t: infinite for a Gaussian."""
+        return math.inf
 
     def transport(
         self,
@@ -73,7 +78,8 @@ class LearnedDenoiser(DenoisingMethod):
 
     log(sigma / (2 sigma_data)) ~ N(``P_mean``, ``P_std``^2), so that the paper's values, which are
     for sigma_data = 1/2, mean the same for data of any scale; weight
-    (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, with which all levels count alike.
+    (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, with which all levels count alike, sigma being
+    the :func:`effective_level`.
     """
 
     P_mean: float = -1.2
@@ -84,18 +90,44 @@ class LearnedDenoiser(DenoisingMethod):
         """``y`` (B, D) with noise of the levels ``sigma`` (B,)."""
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
-        return Denoiser(network, target, self.sigma_min, self.sigma_max)
+        return Denoiser(network, target, (self.sigma_min, self.sigma_max), self.freedom)
 
     def batches(
         self, source: Draw, target: Draw, n: int, rng: torch.Generator
     ) -> Iterator[Regression]:
-        sigma_data = target(MODEL_SAMPLES).std(0).mean()
+        data = target(MODEL_SAMPLES)
+        mean, sigma_data = data.mean(0), data.std(0).mean()
         while True:
             y = target(n)
-            level = self.P_mean + self.P_std * normal((n,), y, rng)
-            sigma = 2 * sigma_data * level.exp()
-            weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-            yield Regression(self.perturb(y, sigma, rng), sigma, y, weight)
+            sigma = 2 * sigma_data * (self.P_mean + self.P_std * normal((n,), y, rng)).exp()
+            x = self.perturb(y, sigma, rng)
+            level = effective_level((x - mean) / sigma_data, sigma / sigma_data, self.freedom)
+            weight = (level**2 + 1) / (sigma_data * level) ** 2
+            yield Regression(x, sigma, y, weight)
+
+
+def effective_level(v: Tensor, sigma: Tensor, freedom: float) -> Tensor:
+    r"""The level of Gaussian noise that means as much as Student's t noise at points v, shape (B,).
+
+    .. math:: \tilde\sigma^2 = \max\Big(\sigma^2, \frac{N \sigma^2 + d^2}{N + D}\Big), \quad
+              d = \max(0, |v| - 3 \sqrt D)
+
+    Data at the distance d have the likelihood (d^2 + N sigma^2)^{-(D+N)/2}, which falls with the
+    distance as that of Gaussian noise of the second level does. It counts far outside of the data
+    only, where the heavy tails of few degrees of freedom N throw samples. Since it depends on the
+    point and on sigma alone, weighting by it leaves the minimiser of the loss as it is.
+
+    Args:
+        v: points in standard deviations of the data, from their mean, shape (B, D).
+        sigma: noise levels in the same unit, shape (B,).
+        freedom: N; for infinity the level is sigma.
+    """
+    if math.isinf(freedom):
+        return sigma
+    dim = v.shape[1]
+    outside = torch.linalg.vector_norm(v, dim=1) - DATA_RADII * math.sqrt(dim)
+    squared = (freedom * sigma**2 + outside.clamp_min(0) ** 2) / (freedom + dim)
+    return torch.maximum(sigma, squared.sqrt())
 
 
 class Denoiser(nn.Module):
@@ -106,33 +138,35 @@ class Denoiser(nn.Module):
               c_{out} = \frac{\sigma \sigma_d}{\sqrt{\sigma^2 + \sigma_d^2}}, \quad
               c_{in} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}}
 
-    around the mean of the data; sigma_d is their standard deviation. Points farther out than ten
-    radii of the data and three of the noise, where Gaussian noise hardly ever is and the heavy
-    tails of few extra dimensions are, are seen at that distance: D stays near the data.
+    around the mean of the data; sigma_d is their standard deviation, and sigma in the coefficients
+    the :func:`effective_level`: with it the tails of few degrees of freedom are seen near the data.
     """
 
     def __init__(
-        self, network: NetworkFactory, target: Tensor, sigma_min: float, sigma_max: float
+        self,
+        network: NetworkFactory,
+        target: Tensor,
+        levels: tuple[float, float],
+        freedom: float = math.inf,
     ) -> None:
         super().__init__()
         self.register_buffer("shift", target.mean(0))
         self.register_buffer("scale", target.std(0).mean())
         self.shift: Tensor
         self.scale: Tensor
-        self.ends = math.log(sigma_min), math.log(sigma_max)
+        self.ends = math.log(levels[0]), math.log(levels[1])
+        self.freedom = freedom
         self.embedding = CosineEmbedding()
         self.network = network(self.embedding.size, target.shape[1])
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x (B, D), sigma (B,) -> the denoised x, (B, D)."""
         low, high = self.ends
-        level = self.embedding((sigma.log() - low) / (high - low))
-        sigma = sigma[:, None] / self.scale
-        spread = torch.sqrt(sigma**2 + 1)  # all in units of sigma_d
-        v = (x - self.shift) / self.scale
-        radii = torch.linalg.vector_norm(v, dim=1, keepdim=True) / math.sqrt(x.shape[1])
-        inputs = v / (radii / (DATA_RADII + NOISE_RADII * sigma)).clamp_min(1) / spread
-        denoised = inputs / spread + sigma / spread * self.network(inputs, level)
+        embedding = self.embedding((sigma.log() - low) / (high - low))
+        v = (x - self.shift) / self.scale  # from here on in units of sigma_d
+        level = effective_level(v, sigma / self.scale, self.freedom)[:, None]
+        spread = torch.sqrt(level**2 + 1)
+        denoised = v / spread**2 + level / spread * self.network(v / spread, embedding)
         centred: Tensor = self.scale * denoised
         return self.shift + centred
 

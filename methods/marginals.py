@@ -37,7 +37,8 @@ class ExactVelocityMethod(ExactMethod, GaussianPath):
     there.
 
     Stored source samples are blurred by N(0, ``bandwidth``^2 I), since fresh ones start between
-    them; lines start with that blur, so that their law is the one the velocity is for.
+    them; lines start with that blur, so that with s(0) = 0 their law is the one the velocity is
+    for. (With s(0) > 0 they lack that noise, as the lines of the learned methods do.)
     """
 
     @property

@@ -34,7 +34,6 @@ class PoissonPlusMethod(DenoisingMethod):
 
     @property
     def freedom(self) -> float:
-        """N as a number."""
         return math.inf if self.aug_dim == "inf" else self.aug_dim
 
     def start(self, x0: Tensor) -> Tensor:
@@ -51,6 +50,10 @@ class PoissonFlowPlus(LearnedDenoiser, PoissonPlusMethod):
     Perturbation of a data point y at r = sigma sqrt(N): y + R u with u a uniform direction and
     R = r sqrt(B / (1 - B)), B ~ Beta(D/2, N/2). That is sigma times a multivariate Student t with N
     degrees of freedom.
+
+    Its targets are single data points. With one or two extra dimensions their noise is
+    heavy-tailed, and learning slow: ``pfgm``, whose targets are means over batches, is the better
+    method there.
     """
 
     name: ClassVar[str] = "pfgmpp"

@@ -103,7 +103,8 @@ class Solver(BaseModel):
 
         x <- x + (t' - t) drift(t, x) + sqrt(|t' - t|) noise(t) xi, xi ~ N(0, I): weak order 1. With
         ``end < start`` time runs backward, and dw is a Wiener process in that direction. Of
-        the settings only ``solver_steps`` and ``grid`` apply.
+        the settings only ``solver_steps`` and ``grid`` apply; ``solver`` is left as it is or
+        ``euler``.
 
         Args:
             drift: shape (B, D) for a scalar t and x of shape (B, D).
@@ -113,7 +114,14 @@ class Solver(BaseModel):
             rng: where the noise comes from.
             grid: the method's grid, used unless the user names one.
             path: whether to keep the states on the grid.
+
+        Raises:
+            ValueError: another solver is asked for.
         """
+        if self.solver not in ("euler", Solver().solver):
+            raise ValueError(
+                f"solver = {self.solver} is for ODEs: sampler = sde takes Euler-Maruyama steps"
+            )
         times = make_grid(grid if self.grid == "auto" else self.grid, start, end, self.solver_steps)
         times = times.to(x0)
         x, states = x0, [x0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.spec import Spec, SpecError
 from methods import METHODS
-from methods.denoising import Denoiser, PosteriorMean
+from methods.denoising import Denoiser, PosteriorMean, effective_level
 from methods.diffusion import (
     ElucidatedDiffusion,
     ExactNoise,
@@ -102,12 +102,13 @@ def gaussian_noise(method: VpMethod) -> Function:
     return Function(epsilon)
 
 
-def test_vp_ode_maps_gaussians_by_their_deviations() -> None:
+@pytest.mark.parametrize("t_min", [1e-3, 0.2])
+def test_vp_ode_maps_gaussians_by_their_deviations(t_min: float) -> None:
     """Along the flow (x - alpha m) / sqrt(alpha^2 v + sigma^2) stays as it is."""
-    method = VP()
+    method = VP(t_min=t_min)
     x0 = normal(20, 2)
     end = method.transport(gaussian_noise(method), x0, ACCURATE).end
-    ends = torch.tensor([1.0, 1e-3], dtype=torch.float64)
+    ends = torch.tensor([1.0, t_min], dtype=torch.float64)
     alpha, sigma = method.schedule(ends)
     spread = torch.sqrt(alpha[:, None] ** 2 * VARIANCE + sigma[:, None] ** 2)
     last = alpha[1] * MEAN + (x0 - alpha[0] * MEAN) / spread[0] * spread[1]
@@ -142,7 +143,7 @@ def test_the_sde_sampler_has_noise_of_its_own(name: str) -> None:
         given = None if seed is None else rng(seed)
         with torch.no_grad():
             result = kind.transport(model.double(), start, Solver(solver_steps=12), True, given)
-        assert result.nfe == (13 if sampler == "sde" else 25)
+        assert result.nfe == (13 if sampler == "sde" else 25)  # Heun has two a step
         assert result.path is not None
         assert len(result.path) == 14
         assert torch.equal(result.path[-1], result.end)
@@ -164,6 +165,69 @@ def test_the_sde_forgets_its_start_and_the_ode_does_not() -> None:
     assert np.corrcoef(start[:, 0], ode[:, 0])[0, 1] > 0.999
 
 
+@pytest.mark.parametrize("sampler", ["ode", "sde"])
+@pytest.mark.parametrize("name", ["vp", "edm", "pfgmpp"])
+def test_samplers_go_from_the_first_to_the_last_level(name: str, sampler: str) -> None:
+    """Those of the settings, on the grid that the user names."""
+    settings = {"t_min": 0.05} if name == "vp" else {"sigma_min": 0.05, "sigma_max": 7.0}
+    if name != "pfgmpp":
+        settings |= {"sampler": sampler}
+    method = METHODS[name].create(2, **settings)
+    seen: list[float] = []
+
+    def model(x: Tensor, level: Tensor) -> Tensor:
+        seen.append(float(level[0]))
+        return torch.zeros_like(x)
+
+    for grid in ("uniform", "log"):
+        seen.clear()
+        method.transport(Function(model), normal(3, 2), Solver(solver_steps=4, grid=grid))
+        first, last = (1.0 if name == "vp" else 7.0), 0.05
+        expected = np.linspace(first, last, 5)
+        if grid == "log":
+            expected = np.geomspace(first, last, 5)
+        assert sorted(set(seen), reverse=True) == pytest.approx(expected)
+
+
+def test_a_solver_of_odes_is_refused_for_the_sde() -> None:
+    """Its name would stand in the tables, and the steps be Euler and Maruyama's."""
+    model = gaussian_noise(VP())
+    with pytest.raises(ValueError, match=r"solver = dopri5 .*sampler = sde"):
+        VP(sampler="sde").transport(model, normal(3, 2), Solver(solver="dopri5"))
+
+
+@pytest.mark.parametrize("t", [1e-5, 0.01, 0.5, 1.0])
+def test_vp_network_sees_unit_variance_and_the_log_of_the_ratio(t: float) -> None:
+    method = VP()
+    data = around(5.0, 3.0)
+    model = method.model(lambda *args, **kwargs: Constant(0.0), data, data).double()
+    alpha, sigma = method.schedule(torch.tensor(t, dtype=torch.float64))
+    y = 5 + 3 * normal(50_000, 2)
+    x = alpha * y + sigma * normal(50_000, 2, seed=1)
+    model(x, torch.full((50_000,), t, dtype=torch.float64))
+    network = model.network
+    assert isinstance(network, Constant)
+    torch.testing.assert_close(network.inputs.mean(0), torch.zeros(2).double(), rtol=0, atol=0.02)
+    torch.testing.assert_close(network.inputs.var(0), torch.ones(2).double(), rtol=0.02, atol=0)
+    ends = method.schedule(torch.tensor([1e-5, 1.0], dtype=torch.float64))
+    low, high = (ends[1] / ends[0]).log().tolist()
+    place = (float((sigma / alpha).log()) - low) / (high - low)
+    assert network.embedding[:, 0].tolist() == pytest.approx([place] * 50_000, abs=1e-9)
+
+
+def test_vp_training_begins_at_a_hundredth_of_t_min() -> None:
+    t = VP(t_min=0.5).regression(constant(0.0), constant(1.0), 5000, rng()).scalar
+    assert same_law(t, stats.uniform(0.005, 0.995).cdf)
+    assert t.min() >= 0.005
+
+
+def test_vp_noise_is_accurate_at_the_shortest_times_in_float32() -> None:
+    for t in (1e-5, 1e-4):
+        single = VP().schedule(torch.tensor(t, dtype=torch.float32))[1]
+        double = VP().schedule(torch.tensor(t, dtype=torch.float64))[1]
+        assert float(single) == pytest.approx(float(double), rel=1e-5)
+
+
 # --- EDM: the training ---------------------------------------------------------------------------
 
 
@@ -183,17 +247,31 @@ def test_edm_noise_levels_follow_the_scale_of_the_data() -> None:
     torch.testing.assert_close(weight, expected, rtol=0.05, atol=0)
 
 
-def untrained(outputs: float, scale: float = 3.0, shift: float = 5.0) -> Denoiser:
-    """A denoiser of data with that mean and deviation whose network gives a constant."""
+class Constant(nn.Module):
+    """A network that gives a constant, and remembers what it was given."""
 
-    class Constant(nn.Module):
-        def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-            self.inputs = x
-            return torch.full_like(x, outputs)
+    def __init__(self, outputs: float) -> None:
+        super().__init__()
+        self.outputs = outputs
 
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        self.inputs, self.embedding = x, embedding
+        return torch.full_like(x, self.outputs)
+
+
+def around(mean: float, deviation: float) -> Tensor:
+    """Data with exactly these."""
     half = torch.cat([torch.ones(50, 2), -torch.ones(50, 2)]).double()
-    data = shift + scale * half / half.std(0).mean()
-    return Denoiser(lambda *args, **kwargs: Constant(), data, 0.002, 80.0).double()
+    return mean + deviation * half / half.std(0).mean()
+
+
+def untrained(
+    outputs: float, levels: tuple[float, float] = (0.002, 80.0), freedom: float = math.inf
+) -> Denoiser:
+    """A denoiser of data around 5 with deviation 3 whose network gives a constant."""
+    return Denoiser(
+        lambda *args, **kwargs: Constant(outputs), around(5.0, 3.0), levels, freedom
+    ).double()
 
 
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 3.0, 50.0])
@@ -215,11 +293,58 @@ def test_edm_asks_for_unit_variance_at_every_level(sigma: float) -> None:
     assert float(output) ** 2 * weight == pytest.approx(1, rel=1e-3)
 
 
-def test_the_denoiser_keeps_near_the_data_far_outside() -> None:
-    far = 1e6 * normal(20, 2)
-    for sigma, radii in ((0.01, 10.01), (3.0, 6.6), (80.0, 1.0)):
-        mean = untrained(0.0)(far, torch.full((20,), sigma, dtype=torch.float64))
-        assert (mean - 5).norm(dim=1).max() < radii * 3 * math.sqrt(2)
+def test_the_network_sees_the_logarithm_of_the_level() -> None:
+    """The same for the levels' ends whatever they are, and even steps for even ratios."""
+    model = untrained(0.0, levels=(0.01, 100.0))
+    model(normal(5, 2), torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64))
+    first = model.network.embedding[:, 0]
+    torch.testing.assert_close(first, torch.linspace(0, 1, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("sigma", [0.01, 3.0, 80.0])
+@pytest.mark.parametrize("freedom", [1, 4])
+def test_heavy_tails_are_denoised_to_the_data(freedom: int, sigma: float) -> None:
+    """However far outside: there all data are as likely."""
+    for distance in (1e3, 1e6):
+        far = 5 + distance * torch.nn.functional.normalize(normal(20, 2))
+        mean = untrained(0.0, freedom=freedom)(far, torch.full((20,), sigma, dtype=torch.float64))
+        assert (mean - 5).norm(dim=1).max() < (freedom + 2) * 3**2 / distance * 1.1
+
+
+@pytest.mark.parametrize("freedom", [1.0, 8.0])
+def test_the_effective_level_is_the_slope_of_the_likelihood(freedom: float) -> None:
+    """d/d(d^2) of -log p is 1 / (2 level^2), p the law of Student's t noise at the distance d."""
+    beyond = torch.tensor([4.0, 20.0, 300.0], dtype=torch.float64, requires_grad=True)  # d^2
+    sigma = 0.7
+    law = -(2 + freedom) / 2 * torch.log(beyond + freedom * sigma**2)
+    (slope,) = torch.autograd.grad(law.sum(), beyond)
+    d = 3 * math.sqrt(2) + beyond.detach().sqrt()
+    v = torch.stack([d, 0 * d], 1)
+    level = effective_level(v, torch.full((3,), sigma, dtype=torch.float64), freedom)
+    torch.testing.assert_close(-1 / (2 * level**2), slope)
+
+
+def test_the_effective_level_is_sigma_near_the_data_and_for_gaussians() -> None:
+    sigma = torch.full((9,), 0.3, dtype=torch.float64)
+    assert torch.equal(effective_level(1e3 * normal(9, 2), sigma, math.inf), sigma)
+    assert torch.equal(effective_level(normal(9, 2), sigma, 1.0), sigma)
+
+
+@pytest.mark.parametrize(("aug_dim", "most"), [(1, 12), (2, 4), (128, 1.1)])
+def test_pfgmpp_asks_for_about_unit_variance(aug_dim: int, most: float) -> None:
+    """The loss of a network that gives zero: 1 but for tails, with sigma as the level 40 at N = 1."""
+    method = PoissonFlowPlus(aug_dim=aug_dim)
+    data = around(5.0, 3.0)
+    generator = rng(3)
+
+    def draw(k: int) -> Tensor:
+        return data[torch.randint(100, (k,), generator=generator)]
+
+    x, sigma, y, weight = method.regression(draw, draw, 20_000, rng())
+    assert weight is not None
+    model = untrained(0.0, freedom=aug_dim)
+    loss = weight * (model(x, sigma) - y).square().mean(1)
+    assert 0.8 < float(loss.mean()) < most
 
 
 def gaussian_denoiser() -> Function:

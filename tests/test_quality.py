@@ -120,6 +120,15 @@ def test_the_family(tmp_path: Path, task: str) -> None:
     assert {name: value for name, value in found.items() if value > bars[name]} == {}
 
 
+@pytest.mark.parametrize(("aug_dim", "bar"), [(1, 1.5), (4, 0.6)])
+def test_pfgmpp_with_few_extra_dimensions(tmp_path: Path, aug_dim: int, bar: float) -> None:
+    """Heavy tails: without the effective noise level one dimension had 2.4."""
+    settings = {"pfgmpp.aug_dim": aug_dim, "eval.n": 1000}
+    task = "gaussian_to_8gaussians"
+    rows = run(methods=["pfgmpp"], tasks=[task], seeds=[0], out=tmp_path, **settings)
+    assert rows["w2"].item() <= bar
+
+
 def test_ot_pairs_are_cheap_and_straight(tmp_path: Path) -> None:
     rows = run(methods=["fm", "ot-cfm"], tasks=["moons_to_8gaussians"], seeds=[0], out=tmp_path)
     found = rows.set_index("method")

@@ -229,7 +229,7 @@ def released(x: Tensor, z: Tensor, dim: int, plate_distance: float) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize(("plate_distance", "low", "high"), [(6.0, 0.02, 0.3), (100.0, 0, 1e-3)])
+@pytest.mark.parametrize(("plate_distance", "low", "high"), [(6.0, 0.10, 0.17), (100.0, 0, 1e-3)])
 def test_tubes_are_the_released_field_at_large_plate_distance(
     plate_distance: float, low: float, high: float
 ) -> None:
@@ -363,9 +363,44 @@ def test_exact_velocities_know_what_their_source_is() -> None:
             METHODS[name].create(2, source="samples", bandwidth=None)
 
 
-def test_charges_are_the_first_of_the_stored_samples() -> None:
-    method = METHODS["fm-exact"].create(2, charges=5)
+@pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].trained])
+def test_as_many_charges_are_stored_as_are_asked_for(name: str) -> None:
+    """All that a model without parameters holds."""
+    method = METHODS[name].create(2, charges=5)
+    assert method.samples == 5
     model = method.model(NETWORK, normal(9, 2), normal(9, 2, seed=1))
-    assert isinstance(model, MarginalVelocity)
-    assert torch.equal(model.b, normal(9, 2, seed=1)[:5])
-    assert not model.a.any()
+    stored = list(model.buffers())
+    assert stored
+    assert {len(buffer) for buffer in stored} == {5}
+    targets = sorted(map(tuple, normal(9, 2, seed=1)[:5].tolist()))
+    assert targets in [sorted(map(tuple, buffer.tolist())) for buffer in stored]
+
+
+@pytest.mark.parametrize("name", ["fm-exact", "ifm-exact"])
+def test_stored_sources_are_left_for_their_own_partners(name: str) -> None:
+    """Between two data sets: from each of three far samples to the end of its pair."""
+    method = METHODS[name].create(2, noise_source=False, bandwidth=0.05, sigma=0.1)
+    x0 = torch.tensor([[0.0, 0.0], [10.0, 0.0], [20.0, 0.0]], dtype=torch.float64)
+    x1 = torch.tensor([[0.0, 9.0], [10.0, 12.0], [20.0, 15.0]], dtype=torch.float64)
+    model = method.model(NETWORK, x0, x1)
+    end = method.transport(model, x0.repeat(20, 1), ACCURATE).end
+    spread = 0.1 if name == "fm-exact" else 0.0  # what is left of sigma at t = 1
+    torch.testing.assert_close(end, x1.repeat(20, 1), rtol=0, atol=4 * spread + 1e-3)
+
+
+def test_settings_of_exact_velocities_are_used() -> None:
+    x0, x1 = normal(64, 2), 3 + normal(64, 2, seed=1)
+    kinds = {
+        "ot-cfm-exact": [{}, {"block": 16}, {"bandwidth": 0.4}, {"sigma": 0.3}],
+        "ifm-exact": [{}, {"sigma": 0.9}],
+        "fm-exact": [{}, {"sigma": 0.9}, {"source": "samples"}],
+    }
+    for name, settings in kinds.items():
+        velocities = []
+        for some in settings:
+            model = METHODS[name].create(2, **some).model(NETWORK, x0, x1)
+            velocities.append(model(x0 + 1, torch.full((64,), 0.4, dtype=torch.float64)))
+        for i, one in enumerate(velocities):
+            assert not any(torch.allclose(one, other) for other in velocities[:i])
+    model = METHODS["ot-cfm-exact"].create(2, block=16).model(NETWORK, x0, x1)
+    assert torch.equal(model.get_buffer("b"), optimal_pairs(x0, x1, 16))

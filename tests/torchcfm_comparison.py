@@ -3,11 +3,11 @@
     pip install torchcfm
     python -m tests.torchcfm_comparison [--steps 2000] [--seeds 5]
 
-The four tasks of Tong et al. (TMLR 2024, table 2), drawn by torchcfm's own samplers where it has
-one (its 8 Gaussians have the variance sqrt(.1), its moons uniform noise) and by scikit-learn's S
-curve. Network, batches, optimiser, budget and solver are the same; only what the network is
-trained on comes from one library or the other. Printed are, over the seeds, mean and standard
-deviation of
+Four tasks of Tong et al. (TMLR 2024), drawn by the samplers of the package torchcfm (its 8
+Gaussians have the variance sqrt(.1), its moons uniform noise) and, as it has none of an S curve, by
+scikit-learn (noise .05, not scaled). Network, batches, optimiser, budget and solver are the same;
+only what the network is trained on comes from one library or the other. Printed are, over the
+seeds, mean and standard deviation of
 
 * W2 between 2,000 end points and as many fresh target samples;
 * the normalised path energy, |int E|v|^2 dt - W2^2(source, target)| / W2^2(source, target);

@@ -34,7 +34,8 @@ def radial_transport_cost(source: Tensor, samples: Tensor) -> float:
     r maps N(0, I) onto the prior, radius to radius by quantiles in the same direction
     (``Method.start``), and T is the method. The cost from the prior itself says nothing (it is
     infinite for PFGM at D <= 2); this one can be set beside :func:`transport_cost`, but belongs to
-    the map T o r, of which the method chose only T.
+    the map T o r, of which the method chose only T. If T is random (a reverse SDE) it is the cost
+    of that random coupling.
 
     Args:
         source: draws x of N(0, I), shape (n, D).
