@@ -332,7 +332,7 @@ def test_the_effective_level_is_sigma_near_the_data_and_for_gaussians() -> None:
 
 @pytest.mark.parametrize(("aug_dim", "most"), [(1, 12), (2, 4), (128, 1.1)])
 def test_pfgmpp_asks_for_about_unit_variance(aug_dim: int, most: float) -> None:
-    """The loss of a network that gives zero: 1 but for tails, with sigma as the level 40 at N = 1."""
+    """The loss of a network that gives zero: 1, but for tails (40 at N = 1 without their level)."""
     method = PoissonFlowPlus(aug_dim=aug_dim)
     data = around(5.0, 3.0)
     generator = rng(3)
