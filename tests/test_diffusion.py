@@ -189,6 +189,19 @@ def test_samplers_go_from_the_first_to_the_last_level(name: str, sampler: str) -
         assert sorted(set(seen), reverse=True) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", ["pfgm", "pfgm-exact"])
+def test_pfgm_goes_from_z_max_to_z_min_in_equal_ratios(name: str) -> None:
+    seen: list[float] = []
+
+    def model(x: Tensor, z: Tensor) -> Tensor:
+        seen.append(float(z[0]))
+        return torch.ones(len(x), x.shape[1] + 1, dtype=x.dtype)
+
+    method = METHODS[name].create(2, z_max=30.0, z_min=0.02)
+    method.transport(Function(model), normal(3, 2), Solver(solver_steps=4))
+    assert sorted(set(seen), reverse=True) == pytest.approx(np.geomspace(30.0, 0.02, 5))
+
+
 def test_a_solver_of_odes_is_refused_for_the_sde() -> None:
     """Its name would stand in the tables, and the steps be Euler and Maruyama's."""
     model = gaussian_noise(VP())

@@ -18,7 +18,7 @@ from methods.ifm import InteractionFieldMatching, bell, tube_field
 from methods.marginals import ExactFlowMatching, ExactInteractionField, MarginalVelocity
 from methods.networks import NetworkSettings
 from methods.ot_cfm import OptimalTransportFlowMatching
-from methods.solvers import Solver
+from methods.solvers import Solver, make_grid
 
 ACCURATE = Solver(solver="rk4", solver_steps=200)
 NETWORK = NetworkSettings().factory(2)
@@ -334,6 +334,24 @@ def test_ot_pairs_are_followed_to_their_ends() -> None:
     end = method.transport(method.model(NETWORK, x0, x1), x0, ACCURATE).end
     reached = (end - optimal_pairs(x0, x1, 64)).norm(dim=1) < 0.1
     assert reached.double().mean() > 0.8  # a blurred start may change to a neighbour
+
+
+@pytest.mark.parametrize("name", ["fm-exact", "ifm-exact", "ot-cfm-exact"])
+def test_exact_velocities_have_short_steps_at_both_ends(name: str) -> None:
+    seen: list[float] = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(float(t[0]))
+        return torch.zeros_like(x)
+
+    METHODS[name].create(2).transport(
+        model,  # type: ignore[arg-type]
+        normal(3, 2),
+        Solver(solver_steps=10),
+    )
+    times = torch.tensor(seen, dtype=torch.float64).unique()
+    torch.testing.assert_close(times, make_grid("cosine", 0.0, 0.999, 10))
+    assert seen[-1] == 0.999  # the last step
 
 
 def test_the_blur_moves_the_start_and_is_on_the_path() -> None:
