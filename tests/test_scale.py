@@ -77,8 +77,10 @@ def outcome(cell: Cell, rng: np.random.Generator) -> dict[str, Any]:
     scale = 0.2 * (1 + abs(np.log(cell.train.lr / 2e-3)))
     scale *= 1 + abs(np.log(cell.hyperparameters.get("L", 10.0) / 10))
     values = {}
+    native = cell.method != "pfgm"
     for name, metric in METRICS.items():
-        if metric.meaningful(task.dim) and (metric.kind == "distance" or cell.method != "pfgm"):
+        has_it = metric.kind == "distance" or (metric.kind == "radial") is not native
+        if metric.meaningful(task.dim) and has_it:
             values[name] = float(scale * rng.lognormal(0, 0.2))
             values[f"{name}_floor"] = 0.1 if metric.kind == "distance" else 1.0
     counts = {"nfe": 50, "train_seconds": 10.0, "sample_seconds": 0.5, "peak_memory_mb": 500.0}
