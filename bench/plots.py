@@ -32,7 +32,7 @@ from bench.pictures import (
 )
 from datasets import TASKS
 
-MAX_PANELS = 18
+MAX_PANELS = 12
 """Panels of samples a task."""
 MAX_BARS = 24
 """Settings a task in a bar plot."""
