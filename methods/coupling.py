@@ -4,6 +4,9 @@ import ot
 import torch
 from torch import Tensor
 
+MAX_SIMPLEX_ITERATIONS = 10_000_000
+"""POT's own limit is too low for large blocks, and it goes on with what it has."""
+
 
 def optimal_pairs(x0: Tensor, x1: Tensor, block: int) -> Tensor:
     r"""``x1`` in the order that pairs it optimally with ``x0``, block by block.
@@ -26,7 +29,7 @@ def optimal_pairs(x0: Tensor, x1: Tensor, block: int) -> Tensor:
 
 def _paired(x0: Tensor, x1: Tensor) -> Tensor:
     cost = torch.cdist(x0.double(), x1.double()).square().cpu().numpy()
-    plan = ot.emd([], [], cost)
+    plan = ot.emd([], [], cost, numItermax=MAX_SIMPLEX_ITERATIONS)
     # A plan of the simplex method is a corner of the polytope: one entry 1/B in each row.
     order = torch.from_numpy(plan.argmax(1)).to(x1.device)
     return x1[order]

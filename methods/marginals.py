@@ -63,7 +63,8 @@ class ExactVelocityMethod(ExactMethod, GaussianPath):
         rng: torch.Generator | None = None,
     ) -> Transport:
         def velocity(t: Tensor, x: Tensor) -> Tensor:
-            return model(x, t.expand(len(x)))  # type: ignore[no-any-return]
+            marginal: Tensor = model(x, t.expand(len(x)))
+            return marginal
 
         x0, last = start, 1 - REST
         if self.blur is not None:

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import ExactMethod, register
+from methods.base import ExactMethod, normal, register
 from methods.denoising import DenoisingMethod, LearnedDenoiser, PosteriorMean
 from methods.networks import NetworkFactory
 from methods.pfgm import radial_prior
@@ -61,7 +61,7 @@ class PoissonFlowPlus(LearnedDenoiser, PoissonPlusMethod):
     reference: ClassVar[str] = "Xu et al., ICML 2023, https://arxiv.org/abs/2302.04265"
 
     def perturb(self, y: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
-        noise = sigma[:, None] * torch.randn(y.shape, generator=rng, device=y.device, dtype=y.dtype)
+        noise = sigma[:, None] * normal(y.shape, y, rng)
         if self.aug_dim == "inf":
             return y + noise
         # A chi-squared variable of N degrees of freedom is twice a gamma variable. torch's public
