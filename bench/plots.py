@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from bench.ablation import ablation, axes, file_name
@@ -34,9 +35,9 @@ from datasets import TASKS
 
 MAX_PANELS = 10
 """Panels of samples a task."""
-MAX_BARS = 24
+MAX_BARS = 16
 """Settings a task in a bar plot."""
-MAX_LINES = 12
+MAX_LINES = 8
 """Lines in an ablation plot."""
 MAX_LABELS = 12
 """Values of an axis that are written out below it."""
@@ -49,7 +50,8 @@ MAX_SAMPLE_BYTES = 2**28
 MAX_VALUE = 1e100
 """Largest value of a sample: sums of larger ones leave the range of a float."""
 DIGITS_SHOWN = 12
-ABLATION_METRICS = ["w2", "sliced_w2", "frechet", "transport_cost"]
+PLOTTED = ["w2", "sliced_w2", "frechet", "transport_cost"]
+"""Metrics that have bars; the tables have all."""
 OTHER_COLOUR = "#7f7f7f"
 Images = NDArray[np.float64]
 Panels = dict[str, dict[str, Images]]
@@ -94,9 +96,8 @@ def _figures(
         figure = sample_figure(str(task), done[done["task"] == task], rows, out, tell)
         yield file_name("samples", str(task)), figure
     yield from field_figures(done, out, tell, fields)
-    for name, metric in METRICS.items():
-        if metric.kind != "radial":  # a number for the tables; half of it is not the method's
-            yield file_name("bars", name), bar_figure(done, summary, name)
+    for name in PLOTTED:
+        yield file_name("bars", name), bar_figure(done, summary, name)
     for axis in axes(done.drop(columns="setting")):
         yield file_name("ablation", axis), ablation_figure(done, axis)
 
@@ -104,14 +105,24 @@ def _figures(
 def save(figure: Figure, stem: Path) -> Path:
     """Writes PDF and PNG; both are made in memory, so that a full disk leaves the old ones."""
     try:
+        frame = _lay_out(figure)
         for suffix in ("pdf", "png"):
             content = io.BytesIO()
-            figure.savefig(content, format=suffix, bbox_inches="tight", dpi=120)
+            figure.savefig(content, format=suffix, bbox_inches=frame, dpi=120)
             path = stem.with_name(f"{stem.name}.{suffix}")
             write_atomically(path, content.getvalue())
     finally:
         plt.close(figure)
     return path
+
+
+def _lay_out(figure: Figure) -> Bbox:
+    """Lays the figure out once for both files; returns its frame in inches."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    return figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
 
 
 def _remove_others(folder: Path, paths: list[Path]) -> None:
@@ -217,7 +228,13 @@ def _scatter_figure(panels: Panels, title: str) -> Figure:
     columns = min(5, len(clouds))
     grid = -(-len(clouds) // columns)
     figure, all_axes = plt.subplots(
-        grid, columns, figsize=(2.7 * columns, 2.9 * grid), squeeze=False, layout="constrained"
+        grid,
+        columns,
+        figsize=(2.7 * columns, 2.9 * grid),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
     )
     shown = np.concatenate([first["source"], first["target"]])
     centre = (shown.max(0) + shown.min(0)) / 2
@@ -356,19 +373,22 @@ def _bars(
 
 
 def ablation_figure(done: pd.DataFrame, axis: str) -> Figure | None:
-    """The main metrics over an axis: a column a task, a row a metric."""
+    """The main metrics over an axis: a column a task, its metrics below each other."""
     table = ablation(done.drop(columns="setting"), axis)
     swept = table.groupby("task")[axis].nunique() > 1
     tasks = [task for task in dict.fromkeys(table["task"]) if swept[task]]
+    if not tasks:
+        return None
     table = table[table["task"].isin(tasks)]
-    metrics = [name for name in ABLATION_METRICS if table[f"{name}_mean"].notna().any()]
-    if not tasks or not metrics:
+    panels = {task: _ablation_metrics(table[table["task"] == task]) for task in tasks}
+    height = max(map(len, panels.values()))
+    if not height:
         return None
     shown, words = _best_lines(table)
     figure, all_axes = plt.subplots(
-        len(metrics),
+        height,
         len(tasks),
-        figsize=(4.2 * len(tasks) + 2.2, 2.7 * len(metrics)),
+        figsize=(4.2 * len(tasks) + 2.2, 2.7 * height),
         squeeze=False,
         sharex="col",
         layout="constrained",
@@ -377,19 +397,27 @@ def ablation_figure(done: pd.DataFrame, axis: str) -> Figure | None:
         dict.fromkeys(_title(row) for row in shown[["method", "setting"]].to_dict("records"))
     )
     colours = dict(zip(lines, sns.color_palette("husl", len(lines)), strict=True))
-    for column, task in zip(all_axes.T, tasks, strict=True):
-        for ax, metric in zip(column, metrics, strict=True):
+    for column, (task, metrics) in zip(all_axes.T, panels.items(), strict=True):
+        for ax, metric in zip(column, metrics, strict=False):
             _ablation_panel(ax, shown[shown["task"] == task], axis, metric, colours)
+            ax.set_ylabel(METRICS[metric].label)
+        for ax in column[len(metrics) :]:
+            ax.axis("off")
         column[0].set_title(_task_title(task))
-        column[-1].set_xlabel(_plain(axis))
-    for ax, metric in zip(all_axes[:, 0], metrics, strict=True):
-        ax.set_ylabel(METRICS[metric].label)
+        column[max(len(metrics) - 1, 0)].set_xlabel(_plain(axis))
     handles: dict[str, Any] = {}
     for ax in all_axes.flat:
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
     figure.suptitle(f"mean over seeds; bars: 95% t interval, cut at the frame{words}", fontsize=9)
     return figure
+
+
+def _ablation_metrics(table: pd.DataFrame) -> list[str]:
+    """The metrics whose panels stand below each other for a task: the main distance first."""
+    main = main_distance(table)
+    known = [name for name in ("frechet", "transport_cost") if table[f"{name}_mean"].notna().any()]
+    return [main, *known] if main else known
 
 
 def _best_lines(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
