@@ -263,8 +263,8 @@ def test_the_terminal_and_the_bars_say_what_they_cut() -> None:
     figure = bar_figure(done, summary, "w2")
     assert figure is not None
     (ax,) = figure.axes
-    assert len(ax.patches) == 24
-    assert f"best 24 of {len(summary)} settings by W2" in ax.get_title()
+    assert len(ax.patches) == 16
+    assert f"best 16 of {len(summary)} settings by W2" in ax.get_title()
 
 
 class Trap:
