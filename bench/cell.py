@@ -18,6 +18,8 @@ import threadpoolctl
 import torch
 from torch import Tensor, nn
 
+from bench.curve import halvings, measure_curve
+from bench.evaluate import Evaluation, evaluate
 from bench.folder import (
     MODEL,
     SAMPLES,
@@ -26,14 +28,15 @@ from bench.folder import (
     outcome_of,
     write_atomically,
 )
-from bench.metrics import Evaluation, evaluate
+from bench.metrics.neighbours import nearest
 from bench.records import MEMORY
 from bench.spec import Cell
 from bench.train import train
 from datasets import Distribution, Stream, Task
 from datasets.base import Empirical, check_samples
 from methods import Method
-from methods.base import MODEL_SAMPLES
+from methods.base import MODEL_SAMPLES, Transport
+from methods.solvers import Solver
 
 Notify = Callable[[str, int, int, float | None], None]
 """``notify(stage, step, steps, loss)``: where a cell stands."""
@@ -106,13 +109,14 @@ def _measure(
         functools.partial(next, batches),
         cell.train,
         lambda step, loss: tell("train", step, cell.train.steps, loss),
+        halvings(cell.train.steps, cell.eval.curve),
     )
     counts: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "train_seconds": trained.seconds,
         "data_hash": hash_of(*held_out, *training_samples(cell, source, target)),
         "evaluated": len(held_out[0]),
-        "normalisation": target.normalisation._asdict(),
+        "normalisation": target.normalisation.record(),
     }
     counts["peak_memory_mb"] = _peak_memory_mb(device)
     if trained.diverged_at is not None:
@@ -121,12 +125,9 @@ def _measure(
 
     tell("sample", 0, 1, None)
     start = method.start(held_out[0].to(device))
-    begin = time.perf_counter()
-    with torch.no_grad():
-        rng = generator(cell, "transport", device)
-        transport = method.transport(trained.model, start, cell.sample, path=True, rng=rng)
-        samples, path = transport.end.cpu(), transport.path.cpu()  # type: ignore[union-attr]
-    counts |= {"nfe": transport.nfe, "sample_seconds": time.perf_counter() - begin}
+    transport, seconds = _transport(cell, method, trained.model, start, cell.sample, path=True)
+    samples, path = transport.end.cpu(), transport.path.cpu()  # type: ignore[union-attr]
+    counts |= {"nfe": transport.nfe, "sample_seconds": seconds}
     counts["landed"] = float(transport.landed.double().mean())
     counts["peak_memory_mb"] = _peak_memory_mb(device)
     lost = int((~samples.isfinite()).any(1).sum())
@@ -137,7 +138,7 @@ def _measure(
     tell("evaluate", 0, 1, None)
     if isinstance(target, Empirical):
         counts |= {
-            name: nearest(some, target.train)
+            name: float(nearest(some, target.train).mean())
             for name, some in zip(MEMORY, (samples, held_out[1]), strict=True)
         }
     rng = generator(cell, "diagnose")
@@ -146,7 +147,23 @@ def _measure(
         found = method.diagnose(trained.model, fresh[0], fresh[1])
     counts["diagnostics"] = {**transport.diagnostics, **found}
     native = not method.noise_only
-    metrics = evaluate(Evaluation(held_out[0], samples, held_out[1], held_out[2], path, native))
+    judged = Evaluation(
+        *(held_out[0], samples, *held_out[1:], path, native),
+        train=shuffled_training_set(cell, target),
+        law=target,
+        known=task.known(),
+    )
+    metrics = evaluate(judged, cell.eval.replicates, generator(cell, "intervals"))
+
+    def sample(model: nn.Module, solver: Solver) -> tuple[Tensor, int, float]:
+        found, seconds = _transport(cell, method, model, start, solver)
+        return found.end.cpu(), found.nfe, seconds
+
+    if cell.eval.curve:
+        tell("curve", 0, 1, None)
+        counts["curve"] = measure_curve(
+            *(trained, cell.train.steps, cell.sample, cell.eval.curve, sample, held_out[1])
+        )
     shown = {
         "source": source.normalisation.undo(held_out[0]),
         "samples": target.normalisation.undo(samples),
@@ -155,6 +172,18 @@ def _measure(
     }
     _store(folder, trained.model, shown)
     return {**outcome_of("done", None, **counts), "metrics": metrics}
+
+
+def _transport(
+    cell: Cell, method: Method, model: nn.Module, start: Tensor, solver: Solver, path: bool = False
+) -> tuple[Transport, float]:
+    """The transport of the held-out source samples, and its seconds."""
+    rng = generator(cell, "transport", start.device)
+    begin = time.perf_counter()
+    with torch.no_grad():
+        transport = method.transport(model, start, solver, path=path, rng=rng)
+    transport.landed.cpu()  # waits for a GPU
+    return transport, time.perf_counter() - begin
 
 
 def evaluation_sets(
@@ -198,6 +227,14 @@ def training_samples(
     return [law.low_variance(n, rng) for law in (source, target)]
 
 
+def shuffled_training_set(cell: Cell, target: Distribution) -> Tensor | None:
+    """All training samples of a data set in random order; None for a law."""
+    if not isinstance(target, Empirical):
+        return None
+    order = torch.randperm(len(target.train), generator=generator(cell, "memory"))
+    return target.train[order]
+
+
 def seed_of(cell: Cell, purpose: str) -> int:
     """A seed for one purpose: the same for every method and setting of a task and seed."""
     text = f"{cell.task} {cell.task_version} {cell.seed} {purpose}"
@@ -217,11 +254,6 @@ def hash_of(*samples: Tensor) -> str:
     for tensor in samples:
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def nearest(samples: Tensor, train: Tensor) -> float:
-    """Mean distance of ``samples`` (n, D) to the next of the training samples (N, D)."""
-    return float(torch.cdist(samples.double(), train.double()).amin(1).mean())
 
 
 def _store(folder: Path, model: nn.Module, arrays: dict[str, Tensor]) -> None:

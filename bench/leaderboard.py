@@ -18,6 +18,13 @@ COSTS = [
 ]
 BUDGET = ["steps", "batch"]
 GROUP = ["task", "method", "setting"]
+MAIN = ("w2", "sliced_w2")
+"""The distance that a task is judged by: W2 where it means something, else its sliced form."""
+HEADLINE = [
+    *("w2", "sliced_w2", "frechet", "c2st", "coverage", "mode_error"),
+    *("transport_cost", "radial_transport_cost", "coupling_ratio", "excess_cost", "straightness"),
+]
+"""Metrics of the tables for reading; ``leaderboard.csv`` has all."""
 NAMED = ["endpoints"]
 """Settings that say what a row is: every table names them, whether they vary or not."""
 
@@ -58,7 +65,8 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
         shown = [name for name in dict.fromkeys([*names, *named]) if name != without]
         if shown:
             setting[places[key]] = _words(results.iloc[places[key]][shown])
-    return results.assign(setting=pd.Series(setting, index=results.index, dtype=object))
+    column = pd.Series(setting, index=results.index, dtype=object, name="setting")
+    return pd.concat([results, column], axis=1)
 
 
 def _words(settings: pd.DataFrame) -> list[str]:
@@ -88,7 +96,8 @@ def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     size = int(first.sum())
     done = (results["status"] == "done").to_numpy()
     means = [*(str(name) for name in results if is_diagnostic(str(name))), *COSTS]
-    values = results.loc[done, [*METRIC_COLUMNS, *means]].astype(float).groupby(group[done])
+    measured = [column for name in METRICS for column in (name, f"{name}_floor")]
+    values = results.loc[done, [*measured, *means]].astype(float).groupby(group[done])
     mean, deviation, count = (
         frame.reindex(range(size)) for frame in (values.mean(), values.std(), values.count())
     )
@@ -142,21 +151,23 @@ def _one_line(text: str) -> str:
 def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
     """One row a task and method (and setting, where a method has several), with ranks.
 
-    ``<metric>_rank`` orders the means of a task, 1 the smallest.
+    ``<metric>_rank`` orders the means of a task, 1 the best: the smallest, the largest, or the
+    nearest to the ideal, as the metric says.
     """
     board = aggregate(with_setting(results), GROUP)
+    ranks = {
+        f"{name}_rank": metric.loss(board[f"{name}_mean"]).groupby(board["task"]).rank(method="min")
+        for name, metric in METRICS.items()
+    }
     columns = list(board.columns)
     for name in METRICS:
-        rank = board.groupby("task")[f"{name}_mean"].rank(method="min")
-        board[f"{name}_rank"] = rank.astype("Int64")
         columns.insert(columns.index(f"{name}_floor") + 1, f"{name}_rank")
-    return board[columns]
+    return pd.concat([board, pd.DataFrame(ranks).astype("Int64")], axis=1)[columns]
 
 
 def main_distance(rows: pd.DataFrame) -> str | None:
-    """The first distance with a value: what the rows of a task are judged by if some are cut."""
-    distances = (name for name, metric in METRICS.items() if metric.kind == "distance")
-    return next((name for name in distances if rows[f"{name}_mean"].notna().any()), None)
+    """The first of ``MAIN`` with a value: what the rows of a task are judged by."""
+    return next((name for name in MAIN if rows[f"{name}_mean"].notna().any()), None)
 
 
 def best(rows: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -229,8 +240,8 @@ def _block(every: pd.DataFrame, most: int) -> str:
 
 
 def shown_metrics(rows: pd.DataFrame) -> list[str]:
-    """The metrics that have a value in these rows."""
-    return [name for name in METRICS if rows[f"{name}_mean"].notna().any()]
+    """The ``HEADLINE`` metrics that have a value in these rows."""
+    return [name for name in HEADLINE if rows[f"{name}_mean"].notna().any()]
 
 
 def format_value(mean: float, std: float | None) -> str:

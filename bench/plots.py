@@ -20,6 +20,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from bench.ablation import ablation, axes, file_name
+from bench.curve_plots import curve_figure
 from bench.folder import SAMPLES, cell_folder, write_atomically, writing
 from bench.leaderboard import GROUP, aggregate, best, cut, few, in_turn, main_distance, with_setting
 from bench.metrics import METRICS
@@ -62,6 +63,7 @@ def draw_plots(
     out: Path,
     tell: Tell = lambda line: None,
     fields: int = MAX_FIELDS,
+    points: pd.DataFrame | None = None,
 ) -> list[Path]:
     """All plots of a run into ``out/plots``; returns the PNG files and tells each.
 
@@ -70,6 +72,7 @@ def draw_plots(
         out: the output folder.
         tell: told of each plot, and of what is not drawn.
         fields: figures of fields at most.
+        points: the rows of ``pareto.csv``.
 
     Raises:
         StorageError: a file could not be written; no plot of an earlier run is lost.
@@ -80,7 +83,7 @@ def draw_plots(
     done = with_setting(results[results["status"] == "done"])
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
     paths = []
-    for name, figure in _figures(done, out, tell, fields):
+    for name, figure in _figures(done, out, tell, fields, points):
         if figure is not None:
             paths.append(save(figure, folder / name))
             tell(f"drew {paths[-1].name}")
@@ -89,12 +92,16 @@ def draw_plots(
 
 
 def _figures(
-    done: pd.DataFrame, out: Path, tell: Tell, fields: int
+    done: pd.DataFrame, out: Path, tell: Tell, fields: int, points: pd.DataFrame | None
 ) -> Iterator[tuple[str, Figure | None]]:
     summary = aggregate(done, GROUP)
     for task, rows in summary.groupby("task", sort=False):
         figure = sample_figure(str(task), done[done["task"] == task], rows, out, tell)
         yield file_name("samples", str(task)), figure
+        main = main_distance(rows)
+        if points is not None and main is not None:
+            figure = curve_figure(points, str(task), float(rows[f"{main}_floor"].mean()))
+            yield file_name("curves", str(task)), figure
     yield from field_figures(done, out, tell, fields)
     for name in PLOTTED:
         yield file_name("bars", name), bar_figure(done, summary, name)
@@ -128,7 +135,7 @@ def _lay_out(figure: Figure) -> Bbox:
 def _remove_others(folder: Path, paths: list[Path]) -> None:
     """Removes the plots of an earlier run that this one does not have; files not ours stay."""
     kept = {path.with_suffix(suffix) for path in paths for suffix in (".png", ".pdf")}
-    for kind in ("samples", "field", "bars", "ablation"):
+    for kind in ("samples", "curves", "field", "bars", "ablation"):
         for old in {*folder.glob(f"{kind}_*.png"), *folder.glob(f"{kind}_*.pdf")} - kept:
             with writing(old):
                 old.unlink(missing_ok=True)

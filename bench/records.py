@@ -19,7 +19,7 @@ from bench.folder import RECORD, Record
 from bench.metrics import METRICS
 from methods.base import DIAGNOSTIC
 
-FORMAT = 2
+FORMAT = 3
 SETTLED = ("done", "skipped", "diverged")
 """Statuses that a second run does not repeat: the same cell would end the same way."""
 
@@ -43,7 +43,11 @@ TRAILING = [
 MEMORY = ["nearest_train", "nearest_train_floor"]
 """Mean distance of the samples, and of held-out data, to the next training sample of a data set."""
 LAST = ["evaluated", "landed", *MEMORY, "id"]
-METRIC_COLUMNS = [column for name in METRICS for column in (name, f"{name}_floor")]
+METRIC_COLUMNS = [
+    column
+    for name in METRICS
+    for column in (name, *(f"{name}_{k}" for k in ("floor", "low", "high")))
+]
 TAKEN = {
     *("task", "method", "seed", "task_version", "setting", "count", "note"),
     *TRAILING,
@@ -120,6 +124,11 @@ def _problem(record: Record) -> str | None:
     for name, value in record["metrics"].items():
         if not isinstance(value, int | float) or not math.isfinite(value):
             return f"its metric {name!r} is not a number"
+    for point in record.get("curve", []):
+        if not isinstance(point, dict) or not all(
+            isinstance(value, int | float) for value in point.values()
+        ):
+            return "a point of its curve is not made of numbers"
     if record["status"] == "done" and not {"w2", "sliced_w2"} & set(record["metrics"]):
         return "it is done and has no distance"
     if not isinstance(record.get("reason"), str | None):

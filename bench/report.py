@@ -14,6 +14,8 @@ import jinja2
 import pandas as pd
 
 from bench.ablation import ablation, axes, file_name
+from bench.curve import curves, pareto
+from bench.evaluate import MEASURED
 from bench.folder import RECORD, StorageError, write_atomically, writing
 from bench.leaderboard import (
     best,
@@ -41,16 +43,22 @@ MAX_NAMES = 10
 
 
 def write_tables(out: Path) -> tuple[pd.DataFrame, list[Path]]:
-    """``results.csv``, ``leaderboard.csv`` and ``ablation_<axis>.csv``; the results, the paths.
+    """``results``, ``leaderboard``, ``curves``, ``pareto`` and ``ablation_<axis>``, each ``.csv``.
+
+    Returns:
+        The results and the paths.
 
     Raises:
         RecordError: at the first file that is not a record.
         StorageError: a table could not be written; it is there as it was.
     """
-    rows = results(read_records(out))
+    records = list(read_records(out))
+    rows = results(records)
     tables = {"results": rows}
     if len(rows):
+        points = curves(rows, {record["id"]: record.get("curve", []) for record in records})
         tables["leaderboard"] = leaderboard(rows)
+        tables |= {"curves": points, "pareto": pareto(points)}
         tables |= {file_name("ablation", axis): ablation(rows, axis) for axis in axes(rows)}
     paths = []
     for name, frame in tables.items():
@@ -80,7 +88,8 @@ def _rebuild(
     rows, paths = write_tables(out)
     if not len(rows):
         return rows, paths
-    plots = draw_plots(rows, out, tell, fields)
+    points = pd.read_csv(out / "pareto.csv").fillna({"setting": ""})
+    plots = draw_plots(rows, out, tell, fields, points)
     page = out / "report.html"
     write_atomically(page, _page(rows, out, plots).encode())
     return rows, [*paths, *plots, page]
@@ -111,7 +120,7 @@ def _page(rows: pd.DataFrame, out: Path, plots: list[Path]) -> str:
 def _task(name: str, every: pd.DataFrame, pictures: list[str]) -> dict[str, Any]:
     """The section of a task."""
     shown = shown_metrics(every)
-    picture = f"{file_name('samples', name)}.png"
+    own = [f"{file_name(kind, name)}.png" for kind in ("samples", "curves")]
     return {
         "title": TASKS[name].title if name in TASKS else name,
         "name": name,
@@ -120,7 +129,7 @@ def _task(name: str, every: pd.DataFrame, pictures: list[str]) -> dict[str, Any]
         "floors": [format_value(every[f"{metric}_floor"].mean(), None) for metric in shown],
         "has_settings": bool((every["setting"] != "").any()),
         "cut": cut(every, MAX_ROWS),
-        "plots": [picture] if picture in pictures else [],
+        "plots": [picture for picture in own if picture in pictures],
     }
 
 
@@ -130,7 +139,7 @@ def _line(row: dict[Any, Any], shown: list[str]) -> dict[str, Any]:
         {
             "text": format_value(row[f"{metric}_mean"], row[f"{metric}_std"]),
             # A cheap or straight map is not a better one.
-            "best": METRICS[metric].kind == "distance"
+            "best": METRICS[metric].kind in MEASURED
             and bool(pd.notna(row[f"{metric}_rank"]) and row[f"{metric}_rank"] == 1),
         }
         for metric in shown

@@ -66,14 +66,19 @@ def _shortened(text: str) -> str:
 class EvalSettings(BaseModel):
     """What a cell is judged on: ``n`` held-out samples, drawn with low variance or independently.
 
-    Data sets with fewer held-out samples are judged on what they have. The distances between all
-    pairs are held in memory, 3 GB a matrix at the largest ``n``.
+    Data sets with fewer held-out samples are judged on what they have. Optimal transport holds
+    the distances between all pairs in memory, 3 GB at the largest ``n``. Intervals are made of
+    ``replicates`` parts of the samples; 0 for no intervals. With ``curve`` = k the trained model is
+    also judged with 1/2, 1/4, ... 1/2^k of the solver's steps, and as it was after 1/2, 1/4, ...
+    1/2^k of the training: quality against cost, from one run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n: int = Field(2000, ge=4, le=20_000)
+    n: int = Field(2000, ge=5, le=20_000)
     draws: Draws = "low_variance"
+    replicates: int = Field(10, ge=0, le=1000)
+    curve: int = Field(0, ge=0, le=12)
 
 
 SHORTHANDS = {"steps": "train.steps", "batch": "train.batch"}

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,14 @@ class TrainSettings(BaseModel):
     ema: float = Field(0.999, ge=0, lt=1)
 
 
+class Snapshot(NamedTuple):
+    """The averaged model on the way."""
+
+    step: int
+    seconds: float  # of training until then
+    model: nn.Module
+
+
 class Trained(NamedTuple):
     """The averaged model and how training went."""
 
@@ -39,6 +47,7 @@ class Trained(NamedTuple):
     losses: Tensor  # (steps taken,), CPU
     diverged_at: int | None  # the first step whose loss was not finite
     seconds: float
+    snapshots: tuple[Snapshot, ...] = ()
 
 
 def train(
@@ -46,6 +55,7 @@ def train(
     batches: Callable[[], Regression],
     settings: TrainSettings,
     report: Report | None = None,
+    checkpoints: Collection[int] = (),
 ) -> Trained:
     """Fits ``model`` to the batches by mean weighted squared error.
 
@@ -57,6 +67,7 @@ def train(
         batches: draws the next training batch; not called for a model without parameters.
         settings: budget and optimiser.
         report: called at every look with the steps taken and the mean loss since the last one.
+        checkpoints: after how many steps a copy of the averaged model is kept.
     """
     parameters = list(model.parameters())
     if not parameters:  # a closed form
@@ -68,6 +79,7 @@ def train(
     )
     average = Ema(model, settings.ema)
     losses: list[Tensor] = []
+    snapshots: list[Snapshot] = []
     looked_at, diverged_at = 0, None
     begin = time.perf_counter()
     for step in range(settings.steps):
@@ -79,6 +91,9 @@ def train(
         schedule.step()
         average.update(step)
         losses.append(loss.detach())
+        if step + 1 in checkpoints:
+            so_far = time.perf_counter() - begin
+            snapshots.append(Snapshot(step + 1, so_far, copy.deepcopy(average.model)))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == settings.steps:
             recent = torch.stack(losses[looked_at:]).cpu()
             losses[looked_at:] = recent.unbind()
@@ -89,7 +104,7 @@ def train(
                 report(step + 1, recent.mean().item())
             looked_at = step + 1
     seconds = time.perf_counter() - begin
-    return Trained(average.model, torch.stack(losses), diverged_at, seconds)
+    return Trained(average.model, torch.stack(losses), diverged_at, seconds, tuple(snapshots))
 
 
 def regression_loss(model: nn.Module, batch: Regression) -> Tensor:

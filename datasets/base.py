@@ -6,6 +6,7 @@ that the same seed gives the same data on every device; ``shape`` says what a ve
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -19,11 +20,11 @@ Draws = Literal["low_variance", "iid"]
 class Normalisation(NamedTuple):
     """The affine map from the original units of a data set to those of the task.
 
-    normalised = (original - shift) / scale
+    normalised = (original - shift) / scale, with one number or one of each coordinate (D,).
     """
 
-    shift: float = 0.0
-    scale: float = 1.0
+    shift: float | Tensor = 0.0
+    scale: float | Tensor = 1.0
 
     def apply(self, original: Tensor) -> Tensor:
         """From original units to the units of the task, any shape."""
@@ -32,6 +33,13 @@ class Normalisation(NamedTuple):
     def undo(self, normalised: Tensor) -> Tensor:
         """From the units of the task to original units, any shape."""
         return normalised * self.scale + self.shift
+
+    def record(self) -> dict[str, float | list[float]]:
+        """Shift and scale as plain numbers."""
+        return {
+            name: value.tolist() if isinstance(value, Tensor) else value
+            for name, value in self._asdict().items()
+        }
 
 
 class Distribution(ABC):
@@ -63,6 +71,10 @@ class Distribution(ABC):
     def second_set(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
         """At most ``n`` samples disjoint from :meth:`held_out`, for the floors of metrics."""
         return self.held_out(n, rng, draws)
+
+    def score(self, x: Tensor) -> Tensor | None:
+        """grad log p at x (B, D), the same shape; None where the density is not known."""
+        return None
 
 
 class Empirical(Distribution):
@@ -148,6 +160,23 @@ def check_samples(samples: Tensor, dim: int, name: str) -> Tensor:
     return samples
 
 
+Map = Callable[[Tensor], Tensor]
+"""``map(x (B, D))``: images (B, D)."""
+
+
+class Known(NamedTuple):
+    """What is known exactly of a source P and a target Q."""
+
+    optimal_cost: float
+    """min over couplings of E|x - y|^2, units of the data squared."""
+    optimal_map: Map
+    """T with T#P = Q and E|x - T(x)|^2 = ``optimal_cost``."""
+    flow_map: Map | None = None
+    """The map of Flow Matching with independent pairs and sigma = 0."""
+    flow_cost: float | None = None
+    """E|x - T(x)|^2 of that map."""
+
+
 class Task(BaseModel, ABC):
     """A source and a target distribution of the same dimension; its fields are parameters."""
 
@@ -168,6 +197,10 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def target(self) -> Distribution:
         """Q, on the plate z = L."""
+
+    def known(self) -> Known | None:
+        """The optimal map and its cost, where they have a closed form."""
+        return None
 
     def parameters(self) -> dict[str, Any]:
         """The parameters by name."""

@@ -1,11 +1,25 @@
-"""The standard normal source."""
+"""Normal laws, and tasks between two of them, where all that a benchmark measures is known.
 
-from typing import Any
+The covariances S_0 and S_1 do not commute: with common axes Flow Matching would be optimal
+transport, and nothing could tell the two apart.
+"""
 
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+from scipy.stats import ortho_group
 from torch import Tensor
 
-from datasets.base import Distribution
+from datasets.base import Distribution, Known, Task, register
+
+EIGENVALUES = 0.1, 4.0
+"""The smallest and the largest variance along an axis."""
+
+Matrix = NDArray[np.float64]
 
 
 class StandardNormal(Distribution):
@@ -25,3 +39,156 @@ class StandardNormal(Distribution):
         # Points lie on a grid of 2^-30 that includes 0: its cells' middles have finite quantiles.
         normal: Tensor = torch.special.ndtri(points.clamp(max=1 - 2.0**-30) + 2.0**-31)
         return normal.float()
+
+    def score(self, x: Tensor) -> Tensor:
+        return -x
+
+
+class Gaussian(StandardNormal):
+    """N(0, S) in R^D: draws of N(0, I) times the symmetric root of S."""
+
+    def __init__(self, covariance: Matrix) -> None:
+        super().__init__((len(covariance),))
+        self.root = torch.from_numpy(square_root(covariance))
+        self.precision = torch.from_numpy(np.linalg.inv(covariance))
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        return (super().sample(n, rng).double() @ self.root).float()
+
+    def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
+        """Scrambled Sobol points of N(0, I), mapped likewise."""
+        return (super().low_variance(n, rng).double() @ self.root).float()
+
+    def score(self, x: Tensor) -> Tensor:
+        """-S^{-1} x."""
+        return -(x.double() @ self.precision).to(x)
+
+
+def square_root(covariance: Matrix) -> Matrix:
+    """The symmetric root S^{1/2} of a covariance; negative rounding errors count as zero."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: Matrix = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root
+
+
+def bures(source: Matrix, target: Matrix) -> float:
+    """Optimal cost between N(0, S_0) and N(0, S_1), units squared.
+
+    tr S_0 + tr S_1 - 2 tr (S_0^{1/2} S_1 S_0^{1/2})^{1/2}
+
+    References:
+        Dowson and Landau, The Frechet distance between multivariate normal distributions, 1982.
+    """
+    root = square_root(source)
+    overlap = np.trace(square_root(root @ target @ root))
+    return float(np.trace(source) + np.trace(target) - 2 * overlap)
+
+
+def optimal_matrix(source: Matrix, target: Matrix) -> Matrix:
+    """The optimal map x -> A x: A = S_0^{-1/2} (S_0^{1/2} S_1 S_0^{1/2})^{1/2} S_0^{-1/2}."""
+    root = square_root(source)
+    inverse = np.linalg.inv(root)
+    matrix: Matrix = inverse @ square_root(root @ target @ root) @ inverse
+    return matrix
+
+
+def flow_matrix(source: Matrix, target: Matrix, sigma: float = 0.0) -> Matrix:
+    """The map x -> M x of Flow Matching with independent pairs and width ``sigma``.
+
+    The marginal of its paths at time t is N(0, S_t), and the velocity A_t x is linear:
+    dM/dt = A_t M, M(0) = I, A_t = (t S_1 - (1 - t) S_0) S_t^{-1},
+    S_t = (1 - t)^2 S_0 + t^2 S_1 + sigma^2 I. With ``sigma`` > 0 M maps N(0, S_0 + sigma^2 I)
+    to N(0, S_1 + sigma^2 I).
+    """
+    dim = len(source)
+
+    def slope(t: float, flat: Matrix) -> Matrix:
+        spread = (1 - t) ** 2 * source + t**2 * target + sigma**2 * np.eye(dim)
+        velocity = np.linalg.solve(spread, t * target - (1 - t) * source).T  # all symmetric
+        product: Matrix = (velocity @ flat.reshape(dim, dim)).ravel()
+        return product
+
+    solution = solve_ivp(slope, (0, 1), np.eye(dim).ravel(), "DOP853", rtol=1e-10, atol=1e-12)
+    matrix: Matrix = solution.y[:, -1].reshape(dim, dim)
+    return matrix
+
+
+def linear_cost(source: Matrix, matrix: Matrix) -> float:
+    """E|x - M x|^2 for x ~ N(0, S_0): tr (I - M) S_0 (I - M)^T."""
+    rest = np.eye(len(source)) - matrix
+    return float(np.trace(rest @ source @ rest.T))
+
+
+@cache
+def covariances(dim: int) -> tuple[Matrix, Matrix]:
+    """S_0 and S_1: eigenvalues .1 to 4, in geometric progression, on axes that differ.
+
+    In the plane the target is turned by 45 degrees. Above, both have axes of their own, turned at
+    random with a fixed seed.
+    """
+    values = np.diag(np.geomspace(*EIGENVALUES, dim))
+    if dim == 2:
+        turns = [np.eye(2), np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)]
+    else:
+        turns = [ortho_group.rvs(dim, random_state=seed) for seed in (2 * dim, 2 * dim + 1)]
+    source, target = (turn @ values @ turn.T for turn in turns)
+    return (source + source.T) / 2, (target + target.T) / 2
+
+
+@cache
+def _known(dim: int) -> Known:
+    source, target = covariances(dim)
+    optimal, flow = optimal_matrix(source, target), flow_matrix(source, target)
+    return Known(
+        optimal_cost=bures(source, target),
+        optimal_map=_linear(optimal),
+        flow_map=_linear(flow),
+        flow_cost=linear_cost(source, flow),
+    )
+
+
+def _linear(matrix: Matrix) -> Any:
+    transposed = torch.from_numpy(matrix.T.copy())
+    return lambda x: (x.double() @ transposed).to(x)
+
+
+class GaussianToGaussian(Task):
+    """N(0, S_0) to N(0, S_1), see :func:`covariances`."""
+
+    noise_source: ClassVar[bool] = False
+
+    def source(self) -> Distribution:
+        return Gaussian(covariances(self.dim)[0])
+
+    def target(self) -> Distribution:
+        return Gaussian(covariances(self.dim)[1])
+
+    def known(self) -> Known:
+        return _known(self.dim)
+
+
+@register
+class GaussianToGaussian2(GaussianToGaussian):
+    """In the plane: variances .1 and 4, the target turned by 45 degrees."""
+
+    name: ClassVar[str] = "gaussian_to_gaussian_2"
+    title: ClassVar[str] = "Gaussian to Gaussian, D = 2"
+    dim: ClassVar[int] = 2
+
+
+@register
+class GaussianToGaussian16(GaussianToGaussian):
+    """D = 16, axes turned at random."""
+
+    name: ClassVar[str] = "gaussian_to_gaussian_16"
+    title: ClassVar[str] = "Gaussian to Gaussian, D = 16"
+    dim: ClassVar[int] = 16
+
+
+@register
+class GaussianToGaussian64(GaussianToGaussian):
+    """D = 64, axes turned at random."""
+
+    name: ClassVar[str] = "gaussian_to_gaussian_64"
+    title: ClassVar[str] = "Gaussian to Gaussian, D = 64"
+    dim: ClassVar[int] = 64

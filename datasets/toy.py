@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datasets.base import Distribution, Task, register
 from datasets.gaussians import StandardNormal
+from datasets.mixtures import Mixture
 
 
 class SwissRoll(Distribution):
@@ -32,25 +33,20 @@ class SwissRoll(Distribution):
         return (curve + self.noise * torch.randn(n, 2, generator=rng)) / self.divisor
 
 
-class EightGaussians(Distribution):
+class EightGaussians(Mixture):
     """Eight equal N(mode, std^2 I), the modes equally spaced on a circle of ``radius``."""
 
-    shape = (2,)
-
     def __init__(self, radius: float, std: float) -> None:
-        self.radius, self.std = radius, std
+        angle = torch.arange(8) * (2 * math.pi / 8)
+        means = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
+        super().__init__(means, torch.full((8,), std), torch.full((8,), 1 / 8))
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        return self._around(torch.randint(8, (n,), generator=rng), rng)
+        return self.around(torch.randint(8, (n,), generator=rng), rng)
 
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
         """Equal counts per mode."""
-        return self._around(equal_counts(n, 8, rng), rng)
-
-    def _around(self, mode: Tensor, rng: torch.Generator) -> Tensor:
-        angle = mode * (2 * math.pi / 8)
-        centre = self.radius * torch.stack([angle.cos(), angle.sin()], dim=1)
-        return centre + self.std * torch.randn(len(mode), 2, generator=rng)
+        return self.around(equal_counts(n, 8, rng), rng)
 
 
 class Moons(Distribution):

@@ -336,7 +336,8 @@ def test_columns_are_in_the_order_of_the_contract() -> None:
     memory = ["nearest_train", "nearest_train_floor"]
     end = [*last.split(), "device", "commit", "evaluated", "landed", *memory, "id"]
     assert columns[-len(end) :] == end
-    metrics = [column for name in METRICS for column in (name, f"{name}_floor")]
+    parts = ("floor", "low", "high")
+    metrics = [c for name in METRICS for c in (name, *(f"{name}_{part}" for part in parts))]
     between = columns[5 : -len(end)]
     assert between[-len(metrics) :] == metrics
     settings = between[: -len(metrics)]

@@ -1,7 +1,6 @@
 """Metrics: closed forms, invariants and other implementations."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import ot
@@ -10,25 +9,54 @@ import torch
 from scipy import stats
 from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist
+from scipy.special import xlogy
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 from torch import Tensor
 
 from bench.metrics import (
     METRICS,
-    Evaluation,
+    base,
+    c2st,
     coupling_ratio,
+    coverage,
+    density,
     distances,
     energy_distance,
-    evaluate,
+    excess_cost,
+    excess_flow_cost,
     frechet,
+    map_error,
+    max_sliced_w2,
+    memorised,
+    mmd,
+    mode_error,
+    modes_missed,
     optimal_cost,
+    path_energy,
+    recall,
+    sinkhorn_divergence,
     sliced_w2,
+    stein_discrepancy,
     straightness,
     transport_cost,
+    w1,
     w2,
 )
+from bench.metrics import precision as knn_precision
+from bench.metrics.modes import mode_shares
+from bench.metrics.two_sample import c2st_error
+from datasets import Known
+from datasets.gaussians import StandardNormal
+from datasets.mixtures import Mixture
 
-DISTANCES = {name: metric for name, metric in METRICS.items() if metric.kind == "distance"}
+DISTANCES = {
+    name: metric
+    for name, metric in METRICS.items()
+    if metric.kind == "distance" and metric.better == "lower" and metric.ideal == 0
+}
 DISTANCES_BY_DIM = [
     (name, dim)
     for name, metric in DISTANCES.items()
@@ -223,12 +251,25 @@ def test_a_distance_is_symmetric_and_zero_for_equal_sets(name: str, dim: int) ->
     x, y = normal(60, dim), 0.2 + normal(45, dim, seed=1)
     metric = DISTANCES[name]
     assert metric(x, y) > 0
-    assert metric(x, y) == pytest.approx(metric(y, x), rel=1e-9)
+    if name not in SCALED_BY_THE_TARGET:
+        assert metric(x, y) == pytest.approx(metric(y, x), rel=1e-9)
     assert metric(x, x) == pytest.approx(0, abs=1e-6)
     assert metric(x, x.flip(0)) == pytest.approx(0, abs=1e-6)  # the order does not matter
 
 
-UNITS = {"w2": 1.0, "sliced_w2": 1.0, "energy_distance": 0.5, "frechet": 2.0}
+SCALED_BY_THE_TARGET = {"sinkhorn", "mmd"}
+"""Metrics with a scale that is a spread of the target: not symmetric."""
+
+UNITS = {
+    "w2": 1.0,
+    "w1": 1.0,
+    "sliced_w2": 1.0,
+    "max_sliced_w2": 1.0,
+    "sinkhorn": 2.0,
+    "frechet": 2.0,
+    "energy_distance": 0.5,
+    "mmd": 0.0,
+}
 """Powers of the unit of the data."""
 
 
@@ -240,7 +281,8 @@ def test_a_distance_scales_and_does_not_see_where_the_origin_is(name: str) -> No
     assert metric(4 * x, 4 * y) == pytest.approx(4 ** UNITS[name] * value, rel=1e-9)
     assert metric(x + 7, y + 7) == pytest.approx(value, rel=1e-9)
     turn = rotation(3, seed=2)
-    tolerance = 0.1 if name == "sliced_w2" else 1e-9  # finitely many directions
+    # Finitely many directions, or an ascent from them.
+    tolerance = {"sliced_w2": 0.1, "max_sliced_w2": 1e-3}.get(name, 1e-9)
     assert metric(x @ turn, y @ turn) == pytest.approx(value, rel=tolerance)
 
 
@@ -321,57 +363,262 @@ def test_every_metric_is_documented() -> None:
 
 def test_w2_is_left_out_above_three_dimensions() -> None:
     assert [METRICS["w2"].meaningful(dim) for dim in (1, 3, 4, 64)] == [True, True, False, False]
-    assert all(metric.meaningful(3072) for name, metric in METRICS.items() if name != "w2")
+    assert all(m.meaningful(3072) for name, m in METRICS.items() if name not in ("w1", "w2"))
 
 
-def evaluation(dim: int, native: bool = True) -> Evaluation:
-    source, samples, target, second = (normal(30, dim, seed=seed) for seed in range(4))
-    path = torch.stack([source, source + 1, samples])
-    return Evaluation(source, samples, target, second, path, native)
+# W1, max-sliced W2
 
 
-ALL = {"w2", "sliced_w2", "energy_distance", "frechet"}
-NATIVE = {"transport_cost", "coupling_ratio", "straightness"}
-PRIOR = {"radial_transport_cost"}
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_w1_is_that_of_an_assignment(dim: int) -> None:
+    x, y = normal(70, dim), 0.3 + 2 * normal(70, dim, seed=1)
+    cost = cdist(x.numpy(), y.numpy())
+    assert w1(x, y) == pytest.approx(cost[linear_sum_assignment(cost)].mean(), rel=1e-9)
+    if dim == 1:
+        scipy = stats.wasserstein_distance(x[:, 0].numpy(), y[:50, 0].numpy())
+        assert w1(x, y[:50]) == pytest.approx(scipy, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("dim", "native", "names"),
-    [
-        (2, True, ALL | NATIVE),
-        (3, False, ALL | PRIOR),
-        (64, True, ALL - {"w2"} | NATIVE),
-        (64, False, ALL - {"w2"} | PRIOR),
-    ],
-)
-def test_evaluate_gives_what_means_something_with_floors(
-    dim: int, native: bool, names: set[str]
-) -> None:
-    values = evaluate(evaluation(dim, native))
-    assert set(values) == names | {f"{name}_floor" for name in names}
-    assert all(type(value) is float and math.isfinite(value) for value in values.values())
+def test_max_sliced_w2_in_the_plane_is_that_of_the_best_angle() -> None:
+    x, y = normal(150, 2), normal(150, 2, seed=1) @ torch.tensor([[2.0, 0.7], [0.0, 0.5]]).double()
+    angles = torch.linspace(0, math.pi, 2001).double()
+    units = torch.stack([angles.cos(), angles.sin()])
+    values = [sorted_w2(x @ unit, y @ unit) for unit in units.T]
+    assert max_sliced_w2(x, y) == pytest.approx(max(values), rel=1e-5)
 
 
-def test_evaluate_compares_the_right_sets() -> None:
-    data = evaluation(2)
-    values = evaluate(data)
-    pairs: dict[str, Callable[..., float]] = {
-        "w2": lambda x, y: math.sqrt(assignment_cost(x, y)),
-        "energy_distance": energy_distance,
-    }
-    for name, distance in pairs.items():
-        assert values[name] == pytest.approx(distance(data.samples, data.target))
-        assert values[f"{name}_floor"] == pytest.approx(distance(data.second_target, data.target))
-    cost = float((data.source - data.samples).square().sum(1).mean())
-    assert values["transport_cost"] == pytest.approx(cost)
-    assert values["transport_cost_floor"] == pytest.approx(
-        assignment_cost(data.source, data.target)
+def test_max_sliced_w2_begins_with_the_directions_of_pot(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = normal(100, 5), 0.1 + normal(100, 5, seed=1)
+    pot = ot.max_sliced_wasserstein_distance(x.numpy(), y.numpy(), n_projections=256, seed=0)
+    ascended = max_sliced_w2(x, y)
+    monkeypatch.setattr(distances, "ASCENT_STEPS", 0)
+    assert max_sliced_w2(x, y) == pytest.approx(pot, rel=1e-9)
+    assert ascended > 1.02 * pot
+
+
+def test_max_sliced_w2_finds_one_direction_among_many() -> None:
+    x, shift = normal(300, 64), torch.zeros(64).double()
+    shift[7] = 3
+    assert max_sliced_w2(x, x + shift) == pytest.approx(3, rel=1e-9)
+    wide = x.clone()
+    wide[:, 7] *= 4  # no difference of means to begin with
+    assert max_sliced_w2(x, wide) > 0.95 * sorted_w2(x[:, 7], wide[:, 7])
+
+
+# Sinkhorn divergence
+
+
+def entropic_cost(x: Tensor, y: Tensor, epsilon: float) -> float:
+    """<plan, C> + e KL(plan | product), from POT's plan."""
+    cost = cdist(x.numpy(), y.numpy(), "sqeuclidean")
+    a, b = (np.full(size, 1 / size) for size in cost.shape)
+    plan = ot.sinkhorn(a, b, cost, epsilon, method="sinkhorn_log", numItermax=5000, stopThr=1e-12)
+    return float((plan * cost).sum() + epsilon * xlogy(plan, plan / np.outer(a, b)).sum())
+
+
+@pytest.mark.parametrize("far", [0.0, 1000.0])
+def test_sinkhorn_divergence_is_that_of_its_plans(far: float) -> None:
+    """With a far sample the kernel vanishes: logarithms are needed."""
+    x, y = normal(60, 3), 0.5 + 1.5 * normal(50, 3, seed=1)
+    x[0] += far
+    epsilon = 0.5 * float(cdist(y.numpy(), y.numpy(), "sqeuclidean").mean())
+    within = entropic_cost(x, x, epsilon) + entropic_cost(y, y, epsilon)
+    expected = entropic_cost(x, y, epsilon) - within / 2
+    assert sinkhorn_divergence(x, y) == pytest.approx(expected, rel=1e-6)
+
+
+def test_sinkhorn_divergence_against_geomloss() -> None:
+    """Its cost is |x - y|^2 / 2, and its e the square of the blur."""
+    geomloss = pytest.importorskip("geomloss")
+    x, y = normal(120, 3), 0.5 + 1.5 * normal(100, 3, seed=1)
+    epsilon = 0.5 * float(cdist(y.numpy(), y.numpy(), "sqeuclidean").mean())
+    loss = geomloss.SamplesLoss(
+        "sinkhorn", p=2, blur=math.sqrt(epsilon / 2), scaling=0.99, backend="tensorized"
     )
-    radial = evaluate(evaluation(2, native=False))
-    for name in ("", "_floor"):
-        assert radial[f"radial_transport_cost{name}"] == values[f"transport_cost{name}"]
-    assert values["coupling_ratio"] == pytest.approx(
-        cost / assignment_cost(data.source, data.samples)
+    assert sinkhorn_divergence(x, y) == pytest.approx(2 * float(loss(x, y)), rel=1e-4)
+
+
+@pytest.mark.parametrize("dim", [2, 64])
+def test_sinkhorn_divergence_of_a_shift_is_its_square(dim: int) -> None:
+    x, shift = normal(80, dim), torch.zeros(dim).double()
+    shift[0] = 2
+    assert sinkhorn_divergence(x, x + shift) == pytest.approx(4, rel=1e-5)
+
+
+# MMD and the Stein discrepancy
+
+
+def test_mmd_is_that_of_scikit_learns_kernels() -> None:
+    x, y = normal(90, 4), 0.4 + normal(70, 4, seed=1)
+    median = np.median(pdist(y.numpy()))
+
+    def kernel(a: Tensor, b: Tensor) -> float:
+        widths = median * np.array([0.25, 0.5, 1, 2, 4])
+        return float(np.mean([rbf_kernel(a, b, 1 / (2 * h**2)).mean() for h in widths]))
+
+    expected = math.sqrt(kernel(x, x) + kernel(y, y) - 2 * kernel(x, y))
+    assert mmd(x, y) == pytest.approx(expected, rel=1e-9)
+
+
+class Turned(StandardNormal):
+    """A law with a score that is not radial."""
+
+    matrix = torch.tensor([[2.0, 0.6], [0.6, 0.5]]).double()
+
+    def score(self, x: Tensor) -> Tensor:
+        return -(x @ self.matrix) + 0.3 * x.flip(1).sin()
+
+
+def test_the_stein_discrepancy_is_that_of_the_kernels_derivatives() -> None:
+    """By automatic differentiation of (s + grad_x)(s + grad_y) k."""
+    x, y, law = normal(12, 2), normal(30, 2, seed=1), Turned((2,))
+    h2 = float(np.median(pdist(y.numpy()))) ** 2
+
+    def k(a: Tensor, b: Tensor) -> Tensor:
+        return (1 + (a - b).square().sum() / h2) ** -0.5
+
+    total = 0.0
+    for a in x:
+        for b in x:
+            s, t = law.score(a[None])[0], law.score(b[None])[0]
+            grad_a, grad_b = torch.func.grad(k, argnums=(0, 1))(a, b)
+            mixed = torch.func.jacrev(torch.func.grad(k, argnums=0), argnums=1)(a, b)
+            total += float(s @ t * k(a, b) + s @ grad_b + t @ grad_a + mixed.trace())
+    assert stein_discrepancy(x, y, law) == pytest.approx(math.sqrt(total) / 12, rel=1e-9)
+
+
+def test_the_stein_discrepancy_vanishes_on_its_law_and_sees_another() -> None:
+    law = StandardNormal((3,))
+    sizes = [
+        np.mean([stein_discrepancy(normal(n, 3, seed=k), normal(200, 3), law) for k in range(40)])
+        for n in (200, 800)
+    ]
+    assert sizes[0] / sizes[1] == pytest.approx(2, rel=0.15)  # 1 / sqrt(n)
+    x = normal(800, 3)
+    assert stein_discrepancy(x + torch.tensor([1.0, 0, 0]), x, law) > 5 * sizes[1]
+    assert stein_discrepancy(1.5 * x, x, law) > 5 * sizes[1]
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, law = normal(70, 3), normal(50, 3, seed=1), StandardNormal((3,))
+
+    def values() -> list[float]:
+        pairs = [energy_distance, mmd, knn_precision, recall, density, coverage]
+        return [f(x, y) for f in pairs] + [stein_discrepancy(x, y, law), memorised(x, y, 2 * y)]
+
+    whole = values()
+    monkeypatch.setattr(base, "BLOCK", 300)
+    assert values() == pytest.approx(whole, rel=1e-12)
+
+
+# Neighbours
+
+
+@pytest.mark.parametrize("dim", [2, 20])
+def test_precision_recall_density_and_coverage_are_those_of_prdc(dim: int) -> None:
+    prdc = pytest.importorskip("prdc")
+    x, y = 0.3 + 1.2 * normal(150, dim), normal(130, dim, seed=1)
+    expected = prdc.compute_prdc(real_features=y.numpy(), fake_features=x.numpy(), nearest_k=5)
+    assert knn_precision(x, y) == pytest.approx(expected["precision"])
+    assert recall(x, y) == pytest.approx(expected["recall"])
+    assert density(x, y) == pytest.approx(expected["density"])
+    assert coverage(x, y) == pytest.approx(expected["coverage"])
+    assert min(expected[name] for name in ("precision", "coverage")) < 1
+
+
+def test_one_mode_of_two_is_precise_and_half_covered() -> None:
+    target = torch.cat([normal(200, 2), normal(200, 2, seed=1) + 50])
+    samples = normal(400, 2, seed=2)
+    assert knn_precision(samples, target) > 0.95
+    assert recall(samples, target) == pytest.approx(0.5, abs=0.03)
+    assert coverage(samples, target) == pytest.approx(0.5, abs=0.03)
+    assert density(samples, target) == pytest.approx(1, rel=0.2)
+
+
+def test_the_memorised_share_of_copies_of_fresh_data_and_of_a_mixture() -> None:
+    train, held_out, fresh = (normal(400, 3, seed=k) for k in range(3))
+    assert memorised(train, held_out, train) == 1
+    assert memorised(held_out, held_out, train) == 0
+    assert memorised(fresh, held_out, train) == pytest.approx(0.5, abs=0.08)
+    half = torch.cat([train[:200] + 1e-3, fresh[:200]])
+    assert memorised(half, held_out, train) == pytest.approx(0.75, abs=0.06)
+    # More training samples than held-out ones would be nearer by their number alone.
+    more = torch.cat([train, normal(4000, 3, seed=5)])
+    assert memorised(fresh, held_out, more) == pytest.approx(0.5, abs=0.08)
+
+
+# C2ST
+
+
+def test_c2st_is_the_accuracy_of_scikit_learns_cross_validation() -> None:
+    x, y = normal(150, 2), normal(150, 2, seed=1) + 1
+    rows, labels = torch.cat([x, y]).numpy(), np.repeat([0, 1], 150)
+    trees = HistGradientBoostingClassifier(
+        max_iter=30, learning_rate=0.2, max_leaf_nodes=15, early_stopping=False, random_state=0
     )
-    assert values["coupling_ratio_floor"] == values["straightness_floor"] == 1
-    assert values["straightness"] > 1.2  # through source + 1: a detour
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    assert c2st(x, y) == pytest.approx(cross_val_score(trees, rows, labels, cv=folds).mean())
+
+
+def test_c2st_is_near_the_best_possible_accuracy_and_one_half() -> None:
+    """Two normal laws d apart: Phi(d / 2)."""
+    x, y, z = (normal(2000, 2, seed=k) for k in range(3))
+    assert c2st(x, y) == pytest.approx(0.5, abs=0.03)
+    shifted = z + torch.tensor([2.0, 0.0])
+    assert c2st(x, shifted) == pytest.approx(stats.norm.cdf(1), abs=0.02)
+    assert c2st(x, x[:1500] + 100) == 1
+    assert c2st_error(0.5, 2000) == pytest.approx(0.5 / math.sqrt(4000))
+
+
+def test_the_error_of_c2st_is_its_spread_over_draws() -> None:
+    values = [c2st(normal(200, 2, seed=k), normal(200, 2, seed=100 + k) + 0.7) for k in range(30)]
+    assert np.std(values) == pytest.approx(c2st_error(float(np.mean(values)), 200), rel=0.5)
+
+
+# Modes
+
+
+def test_modes_are_counted() -> None:
+    law = Mixture(
+        torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]),
+        torch.tensor([0.5, 1.0, 1.0]),
+        torch.tensor([0.5, 0.3, 0.2]),
+    )
+    counts = torch.tensor([70, 30, 0])
+    samples = torch.repeat_interleave(law.means, counts, dim=0) + 0.1
+    assert mode_shares(samples, law).tolist() == pytest.approx([0.7, 0.3, 0])
+    assert mode_error(samples, samples, law) == pytest.approx(0.2)
+    assert modes_missed(samples, samples, law) == 1
+    one_in_twenty = torch.repeat_interleave(law.means, torch.tensor([64, 30, 6]), dim=0)
+    assert modes_missed(one_in_twenty, samples, law) == 0  # more than a quarter of its share
+    assert math.isnan(mode_error(samples, samples, StandardNormal((2,))))
+
+
+# Against a known map
+
+
+def test_excess_costs_and_the_map_error() -> None:
+    known = Known(4.0, lambda x: x + 2, lambda x: x + 3, 9.0)
+    x = normal(50, 1)
+    assert excess_cost(x, x + 2, known) == pytest.approx(0, abs=1e-12)
+    assert excess_cost(x, x + 3, known) == pytest.approx(1.25)
+    assert excess_flow_cost(x, x + 3, known) == pytest.approx(0, abs=1e-12)
+    assert excess_flow_cost(x, x + 2, known) == pytest.approx(-5 / 9)
+    assert map_error(x, x + 2, known) == 0
+    assert map_error(x, x + 3, known) == pytest.approx(1 / float(x.var()))
+    assert math.isnan(excess_flow_cost(x, x, known._replace(flow_map=None)))
+
+
+def test_path_energy_is_the_squared_length() -> None:
+    """Lines 7 and 5 long, at any pace."""
+    corner = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
+    line = torch.tensor([[0.0, 0.0], [0.5, 0.0], [5.0, 0.0]])
+    assert path_energy(torch.stack([corner, line], dim=1)) == pytest.approx((49 + 25) / 2)
+
+
+def test_losses_are_smaller_where_values_are_better() -> None:
+    assert METRICS["w2"].loss(2.0) > METRICS["w2"].loss(1.0)
+    assert METRICS["coverage"].loss(0.5) > METRICS["coverage"].loss(0.9)
+    assert METRICS["density"].loss(1.5) > METRICS["density"].loss(0.9)
+    assert METRICS["memorised"].loss(0.9) > METRICS["memorised"].loss(0.45)
+    assert {m.better for m in METRICS.values()} == {"lower", "higher", "nearest"}

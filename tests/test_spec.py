@@ -84,7 +84,13 @@ def test_ids_are_the_hash_of_the_whole_cell() -> None:
         "sample.solver": ["heun", "dopri5"],
         f"{TASK}.noise": [0.5],
     }
-    tasks = [name for name in TASKS if name not in ("gaussian_to_moons", "gaussian_to_s_curve")]
+    tasks = [
+        TASK,
+        "gaussian_to_8gaussians",
+        "moons_to_8gaussians",
+        "gaussian_to_digits",
+        "digits_3_to_2",
+    ]
     cells = plan(["efm", "efm-exact", "fm", "pfgm"], tasks, (0, 7), settings)
     assert len(cells) == 440
     for cell in cells:

@@ -1,25 +1,43 @@
 """What a metric is, and the table of all metrics."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-Kind = Literal["distance", "coupling", "radial", "path"]
+Array = NDArray[np.float64]
+Kind = Literal["distance", "coupling", "radial", "path", "memory", "law", "known"]
+Better = Literal["lower", "higher", "nearest"]
+
+BLOCK = 2**24
+"""Entries of a matrix of pairs that are in memory at a time: 128 MB."""
+
+TWO_TARGETS = "the same metric between two fresh target sets"
 
 
 @dataclass(frozen=True)
 class Metric:
     """A pure function of samples, and what is needed to read its value.
 
-    ``kind`` says of what: ``distance`` f(samples (n, D), target (m, D)); ``coupling``
-    f(source (n, D), samples (n, D)), row by row the same line; ``radial`` likewise, for methods
-    whose lines start at the image of the source on a prior of their own; ``path``
-    f(path (T+1, n, D)). For all of them smaller is better.
+    ``kind`` says of what:
 
-    ``floor`` says what stands beside the value: for a distance the same metric between two fresh
-    target sets.
+    * ``distance``: f(samples (n, D), target (m, D));
+    * ``memory``: f(samples, target, training samples (N, D)), for data sets;
+    * ``law``: f(samples, target, law), where the law of the target is known;
+    * ``coupling``: f(source (n, D), samples (n, D)), row by row the same line;
+    * ``radial``: likewise, for methods whose lines start at the image of the source on a prior of
+      their own;
+    * ``known``: f(source, samples, known), where the optimal map is known;
+    * ``path``: f(path (T+1, n, D)).
+
+    ``better`` says which values are: lower, higher, or nearest to ``ideal``. ``floor`` says what
+    stands beside the value: for the first three kinds the same metric of a fresh target set.
+    ``error(value, n)`` is the standard error of a value of n samples, where that is known;
+    elsewhere intervals come from resampling.
     """
 
     name: str
@@ -29,13 +47,22 @@ class Metric:
     floor: str
     max_dim: int | None = None
     """Above this dimension the metric is left out, because sampling noise is all it shows."""
+    better: Better = "lower"
+    ideal: float = 0.0
+    error: Callable[[float, int], float] | None = None
 
-    def __call__(self, *samples: Tensor) -> float:
-        return self.function(*samples)
+    def __call__(self, *arguments: Any) -> float:
+        return self.function(*arguments)
 
     def meaningful(self, dim: int) -> bool:
         """Whether the metric means something for data of dimension ``dim``."""
         return self.max_dim is None or dim <= self.max_dim
+
+    def loss(self, values: Any) -> Any:
+        """Values, or columns of them, such that smaller is better."""
+        if self.better == "nearest":
+            return abs(values - self.ideal)
+        return values if self.better == "lower" else -values
 
 
 METRICS: dict[str, Metric] = {}
@@ -43,12 +70,24 @@ METRICS: dict[str, Metric] = {}
 
 
 def metric(
-    name: str, label: str, kind: Kind, floor: str, max_dim: int | None = None
+    name: str, label: str, kind: Kind, floor: str = TWO_TARGETS, **more: Any
 ) -> Callable[[Callable[..., float]], Callable[..., float]]:
-    """Decorator: makes a function known as the metric ``name``."""
+    """Decorator: makes a function known as the metric ``name``; see :class:`Metric`."""
 
     def add(function: Callable[..., float]) -> Callable[..., float]:
-        METRICS[name] = Metric(name, label, kind, function, floor, max_dim)
+        METRICS[name] = Metric(name, label, kind, function, floor, **more)
         return function
 
     return add
+
+
+def to_numpy(samples: Tensor) -> Array:
+    """float64 on the CPU."""
+    array: Array = samples.detach().to("cpu").double().numpy()
+    return array
+
+
+def blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of the rows of a matrix (rows, columns), each of at most ``BLOCK`` entries."""
+    size = max(1, math.floor(BLOCK / columns))
+    return (slice(start, start + size) for start in range(0, rows, size))

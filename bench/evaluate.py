@@ -1,0 +1,156 @@
+"""Every metric of one cell, with its floor and an interval."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from bench.metrics import METRICS, Metric, optimal_cost
+from datasets import Distribution, Known
+
+CONFIDENCE = 0.95
+PART = 4
+"""A replicate has one in ``PART`` of the samples."""
+SMALLEST = 10
+"""Samples that a replicate must have."""
+MEASURED = ("distance", "memory", "law")
+"""Kinds of metrics whose floor is measured, on a second target set."""
+COSTS = ("transport_cost", "radial_transport_cost", "path_energy")
+"""Metrics whose floor is the optimal cost to the held-out target."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one cell is judged by; all on the CPU, in the units of the task."""
+
+    source: Tensor  # (n, D) start points, held out
+    samples: Tensor  # (n, D) their end points
+    target: Tensor  # (n, D) held-out target samples
+    second_target: Tensor  # (n, D) target samples disjoint from those, for the floors
+    path: Tensor  # (T+1, n, D)
+    native: bool  # the lines start at ``source``, not at a prior of the method's own
+    train: Tensor | None = None  # (N, D) the training samples of a data set, in random order
+    law: Distribution | None = None  # of the target
+    known: Known | None = None  # the optimal map
+
+    def part(self, rng: torch.Generator) -> "Evaluation":
+        """One in ``PART`` of the lines and of each target set, without replacement."""
+        size = len(self.samples) // PART
+        lines, first, second = (
+            torch.randperm(len(self.samples), generator=rng)[:size] for _ in range(3)
+        )
+        return dataclasses.replace(
+            self,
+            source=self.source[lines],
+            samples=self.samples[lines],
+            path=self.path[:, lines],
+            target=self.target[first],
+            second_target=self.second_target[second],
+        )
+
+
+def evaluate(
+    data: Evaluation, replicates: int = 0, rng: torch.Generator | None = None
+) -> dict[str, float]:
+    """Every metric that means something here, each with its floor and, if asked for, an interval.
+
+    ``<metric>_floor`` of a distance is the same metric between two fresh target sets: what a
+    perfect sampler would get on average. That of a cost is the optimal cost from the source to
+    the held-out target; elsewhere it is the ideal. Methods with a prior of their own have no
+    coupling with the source, and no cost but the radial one: these are left out, and so is what is
+    not defined (a law without a score, a ratio where nothing moved).
+
+    Args:
+        data: what is judged.
+        replicates: parts of the data that the intervals are made of; 0 for no intervals.
+        rng: which parts; not used without replicates.
+    """
+    chosen = {name: metric for name, metric in METRICS.items() if applies(metric, data)}
+    values = {name: _value(metric, data) for name, metric in chosen.items()}
+    chosen = {name: metric for name, metric in chosen.items() if not math.isnan(values[name])}
+    found = {name: values[name] for name in chosen}
+    found |= {f"{name}_floor": _floor(metric, data) for name, metric in chosen.items()}
+    if any(name in chosen for name in COSTS):
+        optimal = optimal_cost(data.source, data.target)
+        found |= {f"{name}_floor": optimal for name in COSTS if name in chosen}
+    if replicates:
+        errors = _errors(chosen, data, found, replicates, rng or torch.Generator().manual_seed(0))
+        for name, half in errors.items():
+            found |= {f"{name}_low": found[name] - half, f"{name}_high": found[name] + half}
+    return found
+
+
+def applies(metric: Metric, data: Evaluation) -> bool:
+    """Whether a metric means something for this cell."""
+    if not metric.meaningful(data.target.shape[1]):
+        return False
+    needs: dict[str, bool] = {
+        "distance": True,
+        "memory": data.train is not None,
+        "law": data.law is not None,
+        "known": data.known is not None and data.native,
+        "radial": not data.native,
+    }
+    return needs.get(metric.kind, data.native)
+
+
+def _value(metric: Metric, data: Evaluation) -> float:
+    arguments: dict[str, tuple[object, ...]] = {
+        "distance": (data.samples, data.target),
+        "memory": (data.samples, data.target, data.train),
+        "law": (data.samples, data.target, data.law),
+        "known": (data.source, data.samples, data.known),
+        "path": (data.path,),
+    }
+    return metric(*arguments.get(metric.kind, (data.source, data.samples)))
+
+
+def _floor(metric: Metric, data: Evaluation) -> float:
+    if metric.kind not in MEASURED or metric.kind == "memory":
+        return metric.ideal
+    return _value(metric, dataclasses.replace(data, samples=data.second_target))
+
+
+def _errors(
+    chosen: dict[str, Metric],
+    data: Evaluation,
+    found: dict[str, float],
+    replicates: int,
+    rng: torch.Generator,
+) -> dict[str, float]:
+    """Half of the interval of each metric: that of its difference from its floor.
+
+    An m out of n bootstrap: each replicate has m = n / 4 of the samples, without replacement. Drawn
+    with replacement, samples would occur twice, and distances grow. The difference varies by
+    1 / sqrt(n) (less where its first order vanishes, and the interval is then too wide), so with
+    replicates of standard deviation s its error is s sqrt(m / n) / sqrt(1 - m / n), the last factor
+    for parts of one finite set. Where the floor is not measured it is the error of the value.
+
+    References:
+        Politis and Romano, Large Sample Confidence Regions Based on Subsamples, Annals of
+        Statistics 1994; Bickel, Goetze and van Zwet, Statistica Sinica 1997.
+    """
+    size = len(data.samples)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, replicates - 1)) if replicates > 1 else 0
+    halves = {}
+    resampled = {name: metric for name, metric in chosen.items() if metric.error is None}
+    for name, metric in chosen.items():
+        if metric.error is not None:
+            pair = (metric.error(found[key], size) for key in (name, f"{name}_floor"))
+            halves[name] = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.hypot(*pair)
+    if size // PART < SMALLEST or replicates < 2:
+        return halves
+    parts = [data.part(rng) for _ in range(replicates)]
+    for name, metric in resampled.items():
+        spread = np.std([_difference(metric, part) for part in parts], ddof=1)
+        if math.isfinite(spread):
+            halves[name] = quantile * float(spread) / math.sqrt(PART - 1)
+    return halves
+
+
+def _difference(metric: Metric, part: Evaluation) -> float:
+    return _value(metric, part) - _floor(metric, part)

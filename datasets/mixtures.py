@@ -1,0 +1,188 @@
+"""Mixtures of Gaussians: laws with modes that can be counted and a score that is known."""
+
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.integrate import quad
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from datasets.base import Distribution, Known, Task, register
+from datasets.gaussians import StandardNormal
+
+SEED = 0
+"""Of the modes of the 16-dimensional mixtures, the same in every run."""
+FAR = 9.0
+"""Standard deviations beyond which a normal law has no mass in double precision."""
+
+Array = NDArray[np.float64]
+
+
+class Mixture(Distribution):
+    """sum_k w_k N(m_k, s_k^2 I).
+
+    Args:
+        means: m_k, shape (K, D).
+        stds: s_k, shape (K,), standard deviations.
+        weights: w_k, shape (K,), of sum 1.
+    """
+
+    def __init__(self, means: Tensor, stds: Tensor, weights: Tensor) -> None:
+        self.shape = (means.shape[1],)
+        self.means, self.stds, self.weights = means, stds, weights
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        return self.around(torch.multinomial(self.weights, n, True, generator=rng), rng)
+
+    def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
+        """n w_k samples of each mode, the remainder at random."""
+        return self.around(even_modes(n, self.weights, rng), rng)
+
+    def around(self, mode: Tensor, rng: torch.Generator) -> Tensor:
+        """A sample of each of these modes (n,), shape (n, D)."""
+        noise = torch.randn(len(mode), self.dim, generator=rng)
+        return self.means[mode] + self.stds[mode, None] * noise
+
+    def log_parts(self, x: Tensor) -> Tensor:
+        """log (w_k N(x; m_k, s_k^2 I)) up to a common constant, shape (B, K), in float64."""
+        means, stds = self.means.to(x.device).double(), self.stds.to(x.device).double()
+        squared = torch.cdist(x.double(), means, compute_mode="donot_use_mm_for_euclid_dist")
+        weights = self.weights.to(x.device).double().log() - self.dim * stds.log()
+        return weights - squared.square() / (2 * stds.square())
+
+    def mode(self, x: Tensor) -> Tensor:
+        """The mode of the largest posterior probability at x (B, D), shape (B,)."""
+        return self.log_parts(x).argmax(1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """sum_k p(k | x) (m_k - x) / s_k^2."""
+        pull = self.log_parts(x).softmax(1) / self.stds.to(x.device).double().square()
+        score = pull @ self.means.to(x.device).double() - pull.sum(1, keepdim=True) * x.double()
+        return score.to(x)
+
+
+def even_modes(n: int, weights: Tensor, rng: torch.Generator) -> Tensor:
+    """Mode of each of ``n`` samples in random order: floor(n w_k) each, the remainder at random.
+
+    The remainder goes to modes drawn without replacement, with probabilities n w_k - floor(n w_k).
+    """
+    share = n * weights.double()
+    counts = (share + 1e-6).floor().long()  # 1000 x .3 is 299.99999
+    rest = n - int(counts.sum())
+    if rest:
+        left = (share - counts).clamp(min=1e-9)
+        counts[torch.multinomial(left, rest, generator=rng)] += 1
+    modes = torch.repeat_interleave(torch.arange(len(weights)), counts)
+    return modes[torch.randperm(n, generator=rng)]
+
+
+@cache
+def mixtures(dim: int) -> tuple[Mixture, Mixture]:
+    """Source and target of ``mixture_to_mixture_<dim>``: 3 and 5 modes, of unequal weights.
+
+    In the plane three modes on a small circle and five on a large one; above, modes at fixed
+    random places whose distances from the origin have root mean square 2 and 5.
+    """
+    places = []
+    rng = torch.Generator().manual_seed(SEED)
+    for modes, radius in ((3, 2.0), (5, 5.0)):
+        angle = 2 * torch.pi * torch.arange(modes) / modes
+        circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+        anywhere = torch.randn(modes, dim, generator=rng) / dim**0.5
+        places.append(radius * (circle if dim == 2 else anywhere))
+    source = Mixture(places[0], torch.tensor([0.4, 0.6, 0.8]), torch.tensor([0.5, 0.3, 0.2]))
+    target = Mixture(
+        places[1],
+        torch.tensor([0.3, 0.4, 0.5, 0.6, 0.7]),
+        torch.tensor([0.3, 0.25, 0.2, 0.15, 0.1]),
+    )
+    return source, target
+
+
+class MixtureToMixture(Task):
+    """Three modes to five, see :func:`mixtures`: data to data, with known scores."""
+
+    noise_source: ClassVar[bool] = False
+
+    def source(self) -> Distribution:
+        return mixtures(self.dim)[0]
+
+    def target(self) -> Distribution:
+        return mixtures(self.dim)[1]
+
+
+@register
+class MixtureToMixture2(MixtureToMixture):
+    """In the plane."""
+
+    name: ClassVar[str] = "mixture_to_mixture_2"
+    title: ClassVar[str] = "Mixture to mixture, D = 2"
+    dim: ClassVar[int] = 2
+
+
+@register
+class MixtureToMixture16(MixtureToMixture):
+    """D = 16."""
+
+    name: ClassVar[str] = "mixture_to_mixture_16"
+    title: ClassVar[str] = "Mixture to mixture, D = 16"
+    dim: ClassVar[int] = 16
+
+
+@register
+class GaussianToMixture1(Task):
+    """N(0, 1) to three modes on the line, where sorting is optimal transport."""
+
+    name: ClassVar[str] = "gaussian_to_mixture_1"
+    title: ClassVar[str] = "Gaussian to mixture, D = 1"
+    dim: ClassVar[int] = 1
+    noise_source: ClassVar[bool] = True
+
+    def source(self) -> Distribution:
+        return StandardNormal((1,))
+
+    def target(self) -> Mixture:
+        return Mixture(
+            torch.tensor([[-2.0], [1.0], [4.0]]),
+            torch.tensor([0.4, 0.6, 0.3]),
+            torch.tensor([0.3, 0.5, 0.2]),
+        )
+
+    def known(self) -> Known:
+        return _known_on_the_line()
+
+
+@cache
+def _known_on_the_line() -> Known:
+    """The increasing map F_Q^{-1} o F_P, and int_0^1 (F_P^{-1} - F_Q^{-1})^2 du."""
+    law = GaussianToMixture1().target()
+
+    def optimal_map(x: Tensor) -> Tensor:
+        return torch.from_numpy(quantile(law, ndtr(x.double().numpy()))).to(x)
+
+    def cost(x: float) -> float:
+        image = quantile(law, ndtr(np.array([x])))[0]
+        return float((x - image) ** 2 * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi))
+
+    # The map jumps from mode to mode where F_P reaches the sum of their weights.
+    jumps = ndtri(law.weights.double().cumsum(0)[:-1].numpy())
+    optimal_cost = quad(cost, -FAR, FAR, points=jumps, limit=500, epsabs=1e-9)[0]
+    return Known(optimal_cost, optimal_map)
+
+
+def quantile(law: Mixture, probability: Array) -> Array:
+    """F^{-1} of a mixture on the line, by bisection; the shape of ``probability``."""
+    means, stds = law.means[:, 0].double().numpy(), law.stds.double().numpy()
+    weights = law.weights.double().numpy()
+    weights = weights / weights.sum()
+    low = np.full(probability.shape, (means - FAR * stds).min())
+    high = np.full(probability.shape, (means + FAR * stds).max())
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = ndtr((middle[..., None] - means) / stds) @ weights < probability
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    found: Array = (low + high) / 2
+    return found
