@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.curve import halvings, measure_curve
-from bench.evaluate import Evaluation, evaluate
+from bench.evaluate import MAIN, Evaluation, evaluate
 from bench.folder import (
     MODEL,
     SAMPLES,
@@ -28,6 +28,7 @@ from bench.folder import (
     outcome_of,
     write_atomically,
 )
+from bench.metrics import METRICS
 from bench.metrics.neighbours import nearest
 from bench.records import MEMORY
 from bench.spec import Cell
@@ -153,7 +154,8 @@ def _measure(
         law=target,
         known=task.known(),
     )
-    metrics = evaluate(judged, cell.eval.replicates, generator(cell, "intervals"))
+    names = MAIN if cell.eval.metrics == "main" else METRICS
+    metrics = evaluate(judged, cell.eval.replicates, generator(cell, "intervals"), names)
 
     def sample(model: nn.Module, solver: Solver) -> tuple[Tensor, int, float]:
         found, seconds = _transport(cell, method, model, start, solver)

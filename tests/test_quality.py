@@ -16,11 +16,14 @@ from bench.folder import cell_folder
 
 pytestmark = pytest.mark.slow
 
+QUICK: dict[str, Any] = {"eval.metrics": "main", "eval.replicates": 0}
+
 RADII = 15.0  # three times the radius of the circle of modes
 
 
 def cells(out: Path, method: str, task: str, **axes: Any) -> pd.DataFrame:
     """The finished cells of three seeds."""
+    axes = QUICK | axes
     rows = run(methods=[method], tasks=[task], seeds=[0, 1, 2], out=out, device="cpu", **axes)
     assert (rows["status"] == "done").all(), rows["reason"].tolist()
     return rows
@@ -78,7 +81,7 @@ def test_the_exact_field_on_one_side_and_on_both(
     tmp_path: Path, task: str, lines: str, low: float, high: float
 ) -> None:
     """4,096 charges, L = 6: forward lines alone miss the target, however exact the field."""
-    settings = {"efm-exact.lines": lines, "eval.n": 1000}
+    settings = QUICK | {"efm-exact.lines": lines, "eval.n": 1000}
     rows = run(methods=["efm-exact"], tasks=[task], seeds=[0], out=tmp_path, L=6, **settings)
     (row,) = rows.to_dict("records")
     assert row["status"] == "done", row["reason"]
@@ -89,7 +92,7 @@ def test_the_exact_field_on_one_side_and_on_both(
 
 def test_efm_learned_on_both_sides_beats_forward_lines(tmp_path: Path) -> None:
     """The bar of the suite ``efm_two_sided``, at 2,000 of its 5,000 steps and for one seed."""
-    settings = {"efm.lines": ["forward", "two_sided"]}
+    settings = QUICK | {"efm.lines": ["forward", "two_sided"]}
     task = "gaussian_to_8gaussians"
     rows = run(methods=["efm"], tasks=[task], seeds=[0], out=tmp_path, L=6, **settings)
     found = rows.set_index("lines")
@@ -113,7 +116,7 @@ FAMILY = {
 def test_the_family(tmp_path: Path, task: str) -> None:
     """One seed; the suite ``family`` has three."""
     bars = FAMILY[task]
-    rows = run(methods=list(bars), tasks=[task], seeds=[0], out=tmp_path, device="cpu")
+    rows = run(methods=list(bars), tasks=[task], seeds=[0], out=tmp_path, device="cpu", **QUICK)
     assert (rows["status"] == "done").all(), rows["reason"].tolist()
     metric = "sliced_w2" if task == "gaussian_to_digits" else "w2"
     found = dict(zip(rows["method"], rows[metric], strict=True))
@@ -123,14 +126,15 @@ def test_the_family(tmp_path: Path, task: str) -> None:
 @pytest.mark.parametrize(("aug_dim", "bar"), [(1, 1.5), (4, 0.6)])
 def test_pfgmpp_with_few_extra_dimensions(tmp_path: Path, aug_dim: int, bar: float) -> None:
     """Heavy tails: without the effective noise level one dimension had 2.4."""
-    settings = {"pfgmpp.aug_dim": aug_dim, "eval.n": 1000}
+    settings = QUICK | {"pfgmpp.aug_dim": aug_dim, "eval.n": 1000}
     task = "gaussian_to_8gaussians"
     rows = run(methods=["pfgmpp"], tasks=[task], seeds=[0], out=tmp_path, **settings)
     assert rows["w2"].item() <= bar
 
 
 def test_ot_pairs_are_cheap_and_straight(tmp_path: Path) -> None:
-    rows = run(methods=["fm", "ot-cfm"], tasks=["moons_to_8gaussians"], seeds=[0], out=tmp_path)
+    methods, tasks = ["fm", "ot-cfm"], ["moons_to_8gaussians"]
+    rows = run(methods=methods, tasks=tasks, seeds=[0], out=tmp_path, **QUICK)
     found = rows.set_index("method")
     assert found.loc["ot-cfm", "coupling_ratio"] <= 1.01
     assert found.loc["ot-cfm", "straightness"] <= 1.01
@@ -152,8 +156,29 @@ def test_exact_counterparts(tmp_path: Path) -> None:
         seeds=[0],
         out=tmp_path,
         device="cpu",
-        **{"eval.n": 1000},
+        **QUICK | {"eval.n": 1000},
     )
     assert (rows["status"] == "done").all(), rows["reason"].tolist()
     found = dict(zip(rows["method"], rows["w2"], strict=True))
     assert {k: v for k, v in found.items() if v > CEILINGS[k.removesuffix("-exact")]} == {}
+
+
+BETWEEN_GAUSSIANS = [(2, 0.05, 0.03), (16, 0.04, 0.05), (64, 0.05, 0.5)]
+
+
+@pytest.mark.parametrize(("dim", "flow", "bures"), BETWEEN_GAUSSIANS)
+def test_fm_between_gaussians_costs_what_its_exact_map_costs(
+    tmp_path: Path, dim: int, flow: float, bures: float
+) -> None:
+    task = f"gaussian_to_gaussian_{dim}"
+    names = {"eval.metrics": "all", "eval.n": 1000}
+    rows = run(methods=["fm"], tasks=[task], seeds=[0], out=tmp_path, **QUICK | names)
+    assert abs(rows["excess_flow_cost"].item()) <= flow
+    assert rows["frechet"].item() <= bures
+
+
+def test_ot_cfm_between_gaussians_costs_the_optimal_cost(tmp_path: Path) -> None:
+    tasks = ["gaussian_to_gaussian_2"]
+    rows = run(methods=["ot-cfm"], tasks=tasks, seeds=[0], out=tmp_path, **QUICK)
+    assert -0.07 <= rows["excess_cost"].item() <= 0.03
+    assert rows["frechet"].item() <= 0.03
