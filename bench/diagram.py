@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from bench.overall import Overall
-from bench.significance import LEVEL
 
 RANK_WIDTH, ROW_HEIGHT = 5.5, 0.25
 """Inches of the axis of ranks, and of each row of names or bars below it."""
@@ -33,7 +32,6 @@ def critical_difference_figure(found: Overall) -> Figure | None:
     drawn = scikit_posthocs.critical_difference_diagram(
         found.ranks.rename(index=names),
         found.p_values.rename(index=names, columns=names),
-        alpha=LEVEL,
         ax=ax,
         label_fmt_left="{label}  {rank:.2f} ",
         label_fmt_right=" {rank:.2f}  {label}",

@@ -1,4 +1,4 @@
-"""Plots of a run, as PNG and PDF: samples, fields, a bar plot a metric, a line plot an axis."""
+"""Plots of a run, as PNG and PDF: ranks, samples, fields, bars a metric, lines an axis."""
 
 import io
 import zipfile

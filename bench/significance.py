@@ -221,13 +221,13 @@ def against_best(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 
 def remarks(comparisons: pd.DataFrame) -> dict[str, str]:
-    """For each task a line on its best and those that do not differ from it; one for each data.
+    """For each task a line on its best and on who does not differ; one for each data.
 
     Args:
         comparisons: what :func:`pairs` gives.
     """
     lines: dict[str, list[str]] = {}
-    for (task, data), rows in against_best(comparisons).groupby(["task", "data"], sort=False):
+    for (task, data), rows in comparisons.groupby(["task", "data"], sort=False):
         lines.setdefault(str(task), []).append(
             f"{data}: {_remark(rows)}" if data else _remark(rows)
         )
@@ -235,7 +235,8 @@ def remarks(comparisons: pd.DataFrame) -> dict[str, str]:
 
 
 def _remark(rows: pd.DataFrame) -> str:
-    """The line of one task, from the pairs with its best."""
+    """The line of one task, from its pairs."""
+    every, rows = rows, against_best(rows)
     others = [name_of(*pair) for pair in rows[["method_b", "setting_b"]].to_numpy()]
     first = name_of(*rows[["method_a", "setting_a"]].iloc[0])
     found: dict[str, list[str]] = {}
@@ -255,6 +256,11 @@ def _remark(rows: pd.DataFrame) -> str:
     if seeds:
         counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         parts[-1] += f" (paired t over {counts} shared seeds, Holm)"
+    alike = every[(every["verdict"] == SAME) & ~every.index.isin(rows.index)]
+    if len(alike):
+        sides = alike[["method_a", "setting_a", "method_b", "setting_b"]].to_numpy()
+        words = few((f"{name_of(*s[:2])} and {name_of(*s[2:])}" for s in sides), MAX_NAMES, ", ")
+        parts.append(f"{SAME} either between {words}")
     if rows["note"].iloc[0]:
         parts.append(f"compared: {rows['note'].iloc[0]}")
     return "; ".join(parts)

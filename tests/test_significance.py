@@ -242,6 +242,16 @@ def test_the_line_below_a_task() -> None:
     )
 
 
+def test_those_alike_behind_the_best_are_named() -> None:
+    rng = np.random.default_rng(1)
+    values = list(2 + rng.normal(size=8) / 100)
+    made = rows_of({"fm": list(1 + rng.normal(size=8) / 100), "vp": values, "copy": values})
+    assert remarks(pairs(results(made)))[EIGHT] == (
+        "best: fm; significantly better than: copy, vp (paired t over 8 shared seeds, Holm);"
+        " no significant difference either between copy and vp"
+    )
+
+
 def test_nothing_to_compare() -> None:
     assert remarks(pairs(results(rows_of({"fm": [1.0, 2.0]})))) == {}
     failed = results([record("fm", status="failed", reason="no")])
