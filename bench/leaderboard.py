@@ -1,6 +1,6 @@
 """The leaderboard: one row a task, method and setting, from the rows of ``results.csv``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from bench.defaults import changed
 from bench.metrics import METRICS
 from bench.records import LAST, MEMORY, METRIC_COLUMNS, TRAILING, is_diagnostic
 
@@ -64,12 +65,12 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
     for key, names in varying(results).items():
         shown = [name for name in dict.fromkeys([*names, *named]) if name != without]
         if shown:
-            setting[places[key]] = _words(results.iloc[places[key]][shown])
+            setting[places[key]] = words_of(results.iloc[places[key]][shown])
     column = pd.Series(setting, index=results.index, dtype=object, name="setting")
     return pd.concat([results, column], axis=1)
 
 
-def _words(settings: pd.DataFrame) -> list[str]:
+def words_of(settings: pd.DataFrame) -> list[str]:
     """``L=6, sigma=0.1`` of each row; a value that is missing is left out."""
     columns = [
         [f"{name}={_short(value)}" if pd.notna(value) else "" for value in column]
@@ -152,9 +153,11 @@ def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
     """One row a task and method (and setting, where a method has several), with ranks.
 
     ``<metric>_rank`` orders the means of a task, 1 the best: the smallest, the largest, or the
-    nearest to the ideal, as the metric says.
+    nearest to the ideal, as the metric says. ``changed`` has the settings that are not the
+    defaults.
     """
-    board = aggregate(with_setting(results), GROUP)
+    rows = with_setting(results)
+    board = aggregate(rows, GROUP)
     ranks = {
         f"{name}_rank": metric.loss(board[f"{name}_mean"]).groupby(board["task"]).rank(method="min")
         for name, metric in METRICS.items()
@@ -162,7 +165,8 @@ def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
     columns = list(board.columns)
     for name in METRICS:
         columns.insert(columns.index(f"{name}_floor") + 1, f"{name}_rank")
-    return pd.concat([board, pd.DataFrame(ranks).astype("Int64")], axis=1)[columns]
+    board = pd.concat([board, pd.DataFrame(ranks).astype("Int64")], axis=1)[columns]
+    return board.assign(changed=changed(rows.drop_duplicates(GROUP)))
 
 
 def main_distance(rows: pd.DataFrame) -> str | None:
@@ -203,13 +207,19 @@ def cut(rows: pd.DataFrame, most: int) -> str:
     return f"{words}; {without:,} of the others have no result" if without else words
 
 
-def table(board: pd.DataFrame, most: int = MAX_ROWS) -> str:
+def table(
+    board: pd.DataFrame, most: int = MAX_ROWS, remarks: Mapping[str, str] | None = None
+) -> str:
     """The leaderboard for a terminal: mean, standard deviation over seeds and floor.
 
-    At most ``most`` rows a task, the best; what is cut is said.
+    At most ``most`` rows a task, the best; what is cut is said. ``remarks`` are lines that stand
+    below the table of a task.
     """
     return "\n\n".join(
-        f"{task}\n{_block(rows, most)}" for task, rows in board.groupby("task", sort=False)
+        "\n  ".join(
+            [f"{task}\n{_block(rows, most)}", *(remarks or {}).get(str(task), "").splitlines()]
+        )
+        for task, rows in board.groupby("task", sort=False)
     )
 
 

@@ -1,8 +1,9 @@
-"""Plots of a run, as PNG and PDF: samples, fields, a bar plot a metric, a line plot an axis."""
+"""Plots of a run, as PNG and PDF: ranks, samples, fields, bars a metric, lines an axis."""
 
 import io
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 
 from bench.ablation import ablation, axes, file_name
 from bench.curve_plots import curve_figure
+from bench.diagram import critical_difference_figure
 from bench.folder import SAMPLES, cell_folder, write_atomically, writing
 from bench.leaderboard import GROUP, aggregate, best, cut, few, in_turn, main_distance, with_setting
 from bench.metrics import METRICS
+from bench.overall import overall
 from bench.pictures import (
     MAX_FIELDS,
     SAMPLES_COLOUR,
@@ -83,7 +86,8 @@ def draw_plots(
     done = with_setting(results[results["status"] == "done"])
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
     paths = []
-    for name, figure in _figures(done, out, tell, fields, points):
+    across = "critical_difference", critical_difference_figure(overall(results))
+    for name, figure in chain([across], _figures(done, out, tell, fields, points)):
         if figure is not None:
             paths.append(save(figure, folder / name))
             tell(f"drew {paths[-1].name}")
@@ -135,7 +139,7 @@ def _lay_out(figure: Figure) -> Bbox:
 def _remove_others(folder: Path, paths: list[Path]) -> None:
     """Removes the plots of an earlier run that this one does not have; files not ours stay."""
     kept = {path.with_suffix(suffix) for path in paths for suffix in (".png", ".pdf")}
-    for kind in ("samples", "curves", "field", "bars", "ablation"):
+    for kind in ("samples", "curves", "field", "bars", "ablation", "critical"):
         for old in {*folder.glob(f"{kind}_*.png"), *folder.glob(f"{kind}_*.pdf")} - kept:
             with writing(old):
                 old.unlink(missing_ok=True)

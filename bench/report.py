@@ -16,6 +16,8 @@ import pandas as pd
 from bench.ablation import ablation, axes, file_name
 from bench.curve import curves, pareto
 from bench.evaluate import MEASURED
+from bench.export import latex, markdown
+from bench.fairness import budget
 from bench.folder import RECORD, StorageError, write_atomically, writing
 from bench.leaderboard import (
     best,
@@ -26,12 +28,14 @@ from bench.leaderboard import (
     format_value,
     leaderboard,
     shown_metrics,
-    table,
 )
 from bench.metrics import METRICS
+from bench.overall import overall
 from bench.pictures import MAX_FIELDS
 from bench.plots import draw_plots
 from bench.records import read_records, results
+from bench.significance import pairs, remarks
+from bench.summary import LEFT, grids, overall_grid, pairs_grid, terminal
 from datasets import TASKS
 from methods import METHODS
 
@@ -40,13 +44,16 @@ MAX_ROWS = 100
 """Rows a task in the report."""
 MAX_NAMES = 10
 """Devices and commits in the report."""
+OPEN_PAIRS = 10
+"""More pairs than these are folded away in the report."""
 
 
 def write_tables(out: Path) -> tuple[pd.DataFrame, list[Path]]:
-    """``results``, ``leaderboard``, ``curves``, ``pareto`` and ``ablation_<axis>``, each ``.csv``.
+    """The tables of an output folder; the results, and the paths.
 
-    Returns:
-        The results and the paths.
+    ``results.csv``, ``leaderboard.csv``, ``ablation_<axis>.csv``, ``pairs.csv``, ``overall.csv``,
+    ``curves.csv``, ``pareto.csv``, and the leaderboard as ``leaderboard.md`` and
+    ``leaderboard.tex``.
 
     Raises:
         RecordError: at the first file that is not a record.
@@ -58,12 +65,17 @@ def write_tables(out: Path) -> tuple[pd.DataFrame, list[Path]]:
     if len(rows):
         points = curves(rows, {record["id"]: record.get("curve", []) for record in records})
         tables["leaderboard"] = leaderboard(rows)
+        tables |= {"pairs": pairs(rows), "overall": overall(rows).table}
         tables |= {"curves": points, "pareto": pareto(points)}
         tables |= {file_name("ablation", axis): ablation(rows, axis) for axis in axes(rows)}
+    texts = {f"{name}.csv": frame.to_csv(index=False) for name, frame in tables.items()}
+    if len(rows):
+        shown = grids(rows)
+        texts |= {"leaderboard.md": markdown(shown), "leaderboard.tex": latex(shown)}
     paths = []
-    for name, frame in tables.items():
-        paths.append(out / f"{name}.csv")
-        write_atomically(paths[-1], frame.to_csv(index=False).encode())
+    for name, text in texts.items():
+        paths.append(out / name)
+        write_atomically(paths[-1], text.encode())
     for old in set(out.glob("ablation_*.csv")) - set(paths):
         with writing(old):
             old.unlink(missing_ok=True)  # another runner may be as far
@@ -99,12 +111,20 @@ def _page(rows: pd.DataFrame, out: Path, plots: list[Path]) -> str:
     pictures = [path.name for path in plots]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    results_of = dict(iter(rows.groupby("task", sort=False)))
+    compared = pairs(rows)
+    said = remarks(compared)
     return template.render(
         out=out.resolve().name,
         tasks=[
             _task(str(name), every, pictures)
+            | {"remarks": [*said.get(str(name), "").splitlines(), budget(results_of[name])]}
+            | _pairs(str(name), compared[compared["task"] == name])
             for name, every in leaderboard(rows).groupby("task", sort=False)
         ],
+        overall=overall_grid(overall(rows)),
+        left=LEFT,
+        diagram=next((name for name in pictures if name.startswith("critical_")), None),
         fields=[name for name in pictures if name.startswith("field_")],
         ablations=[name for name in pictures if name.startswith("ablation_")],
         bars=[name for name in pictures if name.startswith("bars_")],
@@ -128,9 +148,16 @@ def _task(name: str, every: pd.DataFrame, pictures: list[str]) -> dict[str, Any]
         "lines": [_line(row, shown) for row in best(every, MAX_ROWS).to_dict("records")],
         "floors": [format_value(every[f"{metric}_floor"].mean(), None) for metric in shown],
         "has_settings": bool((every["setting"] != "").any()),
+        "has_changes": bool((every["changed"] != "").any()),
         "cut": cut(every, MAX_ROWS),
         "plots": [picture for picture in own if picture in pictures],
     }
+
+
+def _pairs(name: str, compared: pd.DataFrame) -> dict[str, Any]:
+    """The pairs of a task, if there are any."""
+    grid = pairs_grid(name, compared, most=len(compared)) if len(compared) else None
+    return {"pairs": grid, "fold_pairs": len(compared) > OPEN_PAIRS}
 
 
 def _line(row: dict[Any, Any], shown: list[str]) -> dict[str, Any]:
@@ -153,6 +180,7 @@ def _line(row: dict[Any, Any], shown: list[str]) -> dict[str, Any]:
     return {
         "method": row["method"],
         "setting": row["setting"],
+        "changed": row["changed"],
         "seeds": row["count"],
         "entries": [*values, *({"text": text, "best": False} for text in others)],
         "note": row["note"],
@@ -184,7 +212,7 @@ def main() -> int:
     except (OSError, ValueError, StorageError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2
-    print(table(leaderboard(rows)))
+    print(terminal(rows))
     for path in paths:
         print(path)
     return 0

@@ -22,7 +22,6 @@ import pandas as pd
 
 from bench.execute import ExecutionError, Plan, warning_of
 from bench.folder import RECORD, StorageError, cell_folder
-from bench.leaderboard import leaderboard, table
 from bench.metrics import METRICS
 from bench.plugins import load_plugin
 from bench.progress import Progress
@@ -50,6 +49,7 @@ from bench.spec import (
     read_config,
     suite_path,
 )
+from bench.summary import terminal
 from datasets import TASKS
 from methods import METHODS
 
@@ -190,7 +190,7 @@ def _run_and_report(session: Session) -> int:
         _tell(f"{error}; {_standing(session)}")
         return FAILED
     rows = results(read_records(plan.out))
-    print(f"\n{table(leaderboard(rows))}\n")
+    print(f"\n{terminal(rows)}\n")
     for path in paths:
         print(path)
     return _tell_failures(rows[rows["id"].isin([cell.id for cell in cells])], plan.out)

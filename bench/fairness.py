@@ -1,0 +1,64 @@
+"""Whether the methods of a task had one budget."""
+
+from typing import Any
+
+import pandas as pd
+
+from bench.defaults import as_text, section_defaults
+from bench.leaderboard import few
+from bench.spec import TRAINING
+
+MAX_VALUES, MAX_NAMES = 3, 8
+"""Values of a setting, and methods, that a sentence names."""
+
+Values = dict[tuple[str, ...], list[str]]
+"""The values of a setting, and the methods that have them."""
+
+
+def budget(rows: pd.DataFrame) -> str:
+    """Whether the trained methods of a task have one budget, and what NFE all have, in words.
+
+    The budget is all that training and the network are given. Only cells that are done count. A
+    setting with several values is equal if every method was run with all of them.
+
+    Args:
+        rows: of ``results.csv``, of one task.
+    """
+    done = rows[rows["status"] == "done"]
+    names = [name for section in TRAINING for name in section_defaults(section) if name in done]
+    given = {name: values for name in names if (values := _values(done, name))}
+    equal = [f"{name}={_words(values)}" for name, values in given.items() if len(values) == 1]
+    other = [f"{name}={_words(values)}" for name, values in given.items() if len(values) > 1]
+    parts = []
+    if other:
+        parts.append(f"The budget of the trained methods is not equal: {'; '.join(other)}.")
+    if equal:
+        start = "Equal are" if other else "The budget of the trained methods is equal:"
+        parts.append(f"{start} {', '.join(equal)}.")
+    nfe = done.assign(nfe=done.groupby("method")["nfe"].transform("mean").round())
+    if values := _values(nfe, "nfe"):
+        parts.append(f"NFE: {_words(values)}.")
+    return " ".join(parts)
+
+
+def _values(rows: pd.DataFrame, name: str) -> Values:
+    """A method without a value has nothing to train, and is left out."""
+    methods: Values = {}
+    for method, values in rows.groupby("method")[name]:
+        known = sorted(values.dropna().unique(), key=_order)
+        if known:
+            methods.setdefault(tuple(map(as_text, known)), []).append(str(method))
+    return methods
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    """Numbers by size, words behind them."""
+    return (True, value) if isinstance(value, str) else (False, value)
+
+
+def _words(values: Values) -> str:
+    """``0.001 (efm, fm), 0.005 (pfgm)``; without names if all methods have the same."""
+    texts = [(few(given, MAX_VALUES, " / "), methods) for given, methods in values.items()]
+    if len(texts) == 1:
+        return texts[0][0]
+    return ", ".join(f"{text} ({few(methods, MAX_NAMES, ', ')})" for text, methods in texts)
