@@ -21,6 +21,7 @@ from scipy import stats
 
 from bench import report
 from bench.ablation import ablation, file_name
+from bench.evaluate import MEASURED
 from bench.folder import RECORD, StorageError, cell_folder
 from bench.leaderboard import GROUP, aggregate, best, cut, few, leaderboard, table, with_setting
 from bench.metrics import METRICS
@@ -79,10 +80,11 @@ def outcome(cell: Cell, rng: np.random.Generator) -> dict[str, Any]:
     values = {}
     native = cell.method != "pfgm"
     for name, metric in METRICS.items():
-        has_it = metric.kind == "distance" or (metric.kind == "radial") is not native
-        if metric.meaningful(task.dim) and has_it:
+        has_it = metric.kind in MEASURED or (metric.kind == "radial") is not native
+        if metric.meaningful(task.dim) and has_it and metric.kind != "known":
             values[name] = float(scale * rng.lognormal(0, 0.2))
-            values[f"{name}_floor"] = 0.1 if metric.kind == "distance" else 1.0
+            values[f"{name}_floor"] = 0.1 if metric.kind in MEASURED else 1.0
+            values |= {f"{name}_low": 0.9 * values[name], f"{name}_high": 1.1 * values[name]}
     counts = {"nfe": 50, "train_seconds": 10.0, "sample_seconds": 0.5, "peak_memory_mb": 500.0}
     counts |= {"parameters": 50_000, "evaluated": 2000, "landed": 1.0}
     return {"status": "done", "reason": None, "metrics": values, **counts}
