@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,12 +68,16 @@ class EvalSettings(BaseModel):
 
     Data sets with fewer held-out samples are judged on what they have. The distances between all
     pairs are held in memory, 3 GB a matrix at the largest ``n``.
+
+    ``split = validation`` is for tuning: other samples, that the test never sees. Of a data set
+    they are a part of the training samples, on which the cell is then not trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int = Field(2000, ge=4, le=20_000)
     draws: Draws = "low_variance"
+    split: Literal["test", "validation"] = "test"
 
 
 SHORTHANDS = {"steps": "train.steps", "batch": "train.batch"}
