@@ -18,7 +18,7 @@ from bench.execute import Plan, warning_of
 from bench.folder import RECORD, cell_folder
 from bench.progress import Progress
 from bench.session import Session, make_plan
-from bench.spec import SHORTHANDS, SpecError, parse_values, printable
+from bench.spec import SHORTHANDS, SpecError, check_names, parse_values, printable
 
 SHOWN = 50
 """Failed cells that are named on the terminal."""
@@ -113,6 +113,15 @@ def assignments(words: Sequence[str]) -> dict[str, list[Any]]:
         name = name.strip()
         settings[SHORTHANDS.get(name, name)] = parse_values(text)
     return settings
+
+
+def chosen_names(argument: str, text: str, known: dict[str, Any]) -> list[str]:
+    """The names of ``--methods`` or ``--tasks``; ``all`` is every known one."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        return list(known)
+    check_names(argument, names, known)
+    return list(dict.fromkeys(names))
 
 
 def checked_folder(out: str | Path) -> Path:

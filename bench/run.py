@@ -26,6 +26,7 @@ from bench.command import (
     announce,
     assignments,
     checked_folder,
+    chosen_names,
     plan_of,
     run_cells,
     standing,
@@ -51,7 +52,6 @@ from bench.spec import (
     Spec,
     SpecError,
     as_list,
-    check_names,
     check_seeds,
     folder_name,
     merge,
@@ -189,9 +189,9 @@ def _spec(arguments: argparse.Namespace) -> Spec:
         config = merge(config, read_config(arguments.config)).model_dump()
     given: dict[str, Any] = {"settings": {}}
     if arguments.methods is not None:
-        given["methods"] = _names("methods", arguments.methods, METHODS)
+        given["methods"] = chosen_names("methods", arguments.methods, METHODS)
     if arguments.tasks is not None:
-        given["tasks"] = _names("tasks", arguments.tasks, TASKS)
+        given["tasks"] = chosen_names("tasks", arguments.tasks, TASKS)
     if arguments.seeds is not None:
         given["seeds"] = parse_seeds(arguments.seeds)
         check_seeds(given["seeds"])
@@ -201,14 +201,6 @@ def _spec(arguments: argparse.Namespace) -> Spec:
             given["settings"][SHORTHANDS.get(option, option)] = parse_values(text)
     given["settings"] |= assignments(arguments.set)
     return merge(config, given)
-
-
-def _names(argument: str, text: str, known: dict[str, Any]) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == ["all"]:
-        return list(known)
-    check_names(argument, names, known)
-    return list(dict.fromkeys(names))
 
 
 def _out(arguments: argparse.Namespace) -> Path:
