@@ -350,6 +350,8 @@ def test_ranges_concern_the_methods_that_have_the_setting() -> None:
         "pfgmpp": ["train.lr"],  # none concerns it, and it is to have as many trials
     }
     assert found["efm"]["efm.sigma"].ends == [2, 3]  # its own goes before
+    turned = dict(reversed(given.items()))
+    assert spaces(["efm"], turned)["efm"]["efm.sigma"].ends == [2, 3]
     assert spaces(["fm-exact", "fm"], {"train.lr": "1:2"})["fm-exact"] == {}
 
 
@@ -549,8 +551,10 @@ def test_the_configuration_holds_words_and_what_does_not_apply(tmp_path: Path) -
         }
         rows = table_of(tuning, scores)
         test = Spec(methods=methods, tasks=[ROLL], seeds=[0])
-        cells = loaded(configuration(rows, tuning, test, ""), tmp_path)
+        text = configuration(rows, tuning, test, "")
+        cells = loaded(text, tmp_path)
         assert len(cells) == 4
+        assert ('efm.sigma = "none"' in text) == ('efm.points = "log"' in text)
         for cell in cells:
             (number,) = rows[rows["chosen"] & (rows["method"] == cell.method)]["trial"]
             (one, _) = tuning.cells()[ROLL, cell.method, number]
@@ -560,7 +564,7 @@ def test_the_configuration_holds_words_and_what_does_not_apply(tmp_path: Path) -
         for cells in tuning.cells().values()
         if cells[0].hyperparameters.get("points") == "log"
     }
-    assert sigmas == {None}  # so it was written and read
+    assert sigmas == {None}
     frame = rows.set_index(["method", "trial"])
     assert {type(value) for value in frame.loc["ot-cfm", "ot-cfm.block"]} == {int}
 
@@ -771,4 +775,5 @@ def test_records_without_a_split_are_read_beside_others(tmp_path: Path) -> None:
     assert board["setting"].tolist() == ["", "eval_split=validation"]
     assert board["count"].tolist() == [2, 1]
     assert leaderboard(results([old]))["setting"].tolist() == [""]
+    assert leaderboard(rows.iloc[[1]])["setting"].tolist() == ["eval_split=validation"]
     assert write_tables(tmp_path)[1]
