@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.leaderboard import aggregate, format_value, main_distance
 from bench.metrics import METRICS
-from bench.spec import SECTIONS, TRAINING, Cell, Spec
+from bench.spec import SECTIONS, TRAINING, Cell, Spec, printable
 from bench.trials import Tuning
 from methods import METHODS
 
@@ -86,7 +86,10 @@ def configuration(table: pd.DataFrame, tuning: Tuning, test: Spec, command: str)
         command: what made the file.
     """
     cells = tuning.cells()
-    blocks = [f"# Chosen on validation draws by\n#   {command}"]
+    blocks = [
+        f"# Chosen on validation draws by\n#   {printable(command)}\n"
+        "# --seeds may change the seeds; --methods or --tasks would mix what belongs to others."
+    ]
     first = {"seeds": test.seeds, **{name: values[0] for name, values in test.settings.items()}}
     for task in dict.fromkeys(table["task"]):
         for method in tuning.spaces:

@@ -20,6 +20,7 @@ may otherwise be shared.
 """
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,8 @@ def _tune(session: Session, tuning: Tuning, test: Spec) -> int:
         write_atomically(paths[0], table.to_csv(index=False).encode())
         write_atomically(paths[1], written.encode())
     except KeyboardInterrupt:
+        with contextlib.suppress(StorageError):
+            write_tables(plan.out)
         tell(PROGRAM, f"interrupted; {standing(session)}")
         return INTERRUPTED
     except (StorageError, RecordError, ExecutionError, WorkerError) as error:
@@ -204,7 +207,7 @@ def _parser() -> Parser:
     add("--set", action="append", default=[], metavar="NAME=A", help="any setting, of all trials")
     parser.add_plan()
     add("--out", metavar="DIR", help=f"output folder; default {RUNS}/tune")
-    add("--config", type=Path, metavar="FILE", help="TOML file with any of these, and [search]")
+    add("--config", type=Path, metavar="FILE", help="TOML file: methods, tasks, settings, [search]")
     add("--force", action="store_true", help="run finished cells again")
     return parser
 
