@@ -96,7 +96,7 @@ def _measure(
     tell: Notify,
 ) -> dict[str, Any]:
     _reset_peak_memory(device)
-    source, target = task.source(), task.target()
+    source, target = laws(cell, task)
     held_out = evaluation_sets(cell, source, target)
     rng = generator(cell, "method", device)
     draws = [
@@ -188,15 +188,30 @@ def _transport(
     return transport, time.perf_counter() - begin
 
 
+def laws(cell: Cell, task: Task) -> tuple[Distribution, Distribution]:
+    """Source and target: all that a cell is trained and judged on is drawn from these."""
+    source, target = task.source(), task.target()
+    if cell.eval.split == "validation":
+        return source.for_validation(), target.for_validation()
+    return source, target
+
+
+EVALUATION = {"test": "evaluate", "validation": "validate"}
+"""How the purposes of a split's generators begin: no seed gives both splits the same draw."""
+
+
 def evaluation_sets(
     cell: Cell, source: Distribution, target: Distribution
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Held-out source and target samples, and a second target set for the floors; of one size."""
-    n, draws = cell.eval.n, cell.eval.draws
+    """Held-out source and target samples, and a second target set for the floors; of one size.
+
+    ``source`` and ``target`` are the cell's :func:`laws`.
+    """
+    n, draws, verb = cell.eval.n, cell.eval.draws, EVALUATION[cell.eval.split]
     named = {
-        "source": source.held_out(n, generator(cell, "evaluate source"), draws),
-        "target": target.held_out(n, generator(cell, "evaluate target"), draws),
-        "second target": target.second_set(n, generator(cell, "evaluate floor"), draws),
+        "source": source.held_out(n, generator(cell, f"{verb} source"), draws),
+        "target": target.held_out(n, generator(cell, f"{verb} target"), draws),
+        "second target": target.second_set(n, generator(cell, f"{verb} floor"), draws),
     }
     size = min(len(samples) for samples in named.values())
     starts, ends, second = (

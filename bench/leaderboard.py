@@ -1,6 +1,6 @@
 """The leaderboard: one row a task, method and setting, from the rows of ``results.csv``."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,10 @@ HEADLINE = [
 """Metrics of the tables for reading; ``leaderboard.csv`` has all."""
 NAMED = ["endpoints"]
 """Settings that say what a row is: every table names them, whether they vary or not."""
+EQUAL = ["lr", *BUDGET]
+"""Settings that methods have in common: where these differ between rows, every table names them."""
+SPLIT = "eval_split"
+"""On which samples a row was judged; ``test`` goes without saying."""
 
 MAX_ROWS = 40
 """Rows a task that the terminal shows."""
@@ -53,7 +57,9 @@ def varying(results: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
 
 
 def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFrame:
-    """``results`` with a column ``setting``: the settings that vary, and ``NAMED``, as words.
+    """``results`` with a column ``setting``: the settings that vary, and those named, as words.
+
+    Named are ``NAMED``, those of ``EQUAL`` that are not equal, and ``SPLIT``.
 
     Args:
         results: the rows of ``results.csv``.
@@ -61,7 +67,8 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
     """
     setting = np.full(len(results), "", dtype=object)
     places: dict[Any, Any] = dict(results.groupby(["task", "method"]).indices)
-    named = [name for name in NAMED if name in results]
+    unequal = [name for name in EQUAL if name in results and results[name].nunique() > 1]
+    named = [name for name in (*NAMED, *unequal, SPLIT) if name in results]
     for key, names in varying(results).items():
         shown = [name for name in dict.fromkeys([*names, *named]) if name != without]
         if shown:
@@ -73,10 +80,14 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
 def words_of(settings: pd.DataFrame) -> list[str]:
     """``L=6, sigma=0.1`` of each row; a value that is missing is left out."""
     columns = [
-        [f"{name}={_short(value)}" if pd.notna(value) else "" for value in column]
+        [f"{name}={_short(value)}" if _said(name, value) else "" for value in column]
         for name, column in settings.items()
     ]
     return [", ".join(filter(None, words)) for words in zip(*columns, strict=True)]
+
+
+def _said(name: Hashable, value: Any) -> bool:
+    return bool(pd.notna(value)) and (name, value) != (SPLIT, "test")
 
 
 def _short(value: object) -> str:

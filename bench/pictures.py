@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.ablation import file_name
-from bench.cell import build_model, generator, training_samples
+from bench.cell import build_model, generator, laws, training_samples
 from bench.folder import MODEL, RECORD, cell_folder
 from bench.records import read_record
 from bench.spec import Cell, printable, public_fields
@@ -159,7 +159,7 @@ def field_figure(folder: Path, setting: str = "") -> Figure:
     """
     cell = read_cell(folder)
     method, task = cell.build_method(), cell.build_task()
-    source, target = task.source(), task.target()
+    source, target = laws(cell, task)
     model = read_model(folder / MODEL, cell, method, source, target)
     capacitor = _capacitor(cell, method, source, target)
     kind = "learned field" if method.trained else "exact field"

@@ -9,22 +9,35 @@ From Python: ``from bench import run``, then ``run(methods=["efm"], L=[6, 30])``
 import argparse
 import contextlib
 import shlex
-import signal
 import sys
-import threading
-import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 
-from bench.execute import ExecutionError, Plan, warning_of
-from bench.folder import RECORD, StorageError, cell_folder
+from bench.command import (
+    FAILED,
+    INTERRUPTED,
+    MISUSED,
+    OK,
+    Parser,
+    announce,
+    assignments,
+    checked_folder,
+    chosen_names,
+    plan_of,
+    run_cells,
+    standing,
+    tell,
+    tell_failures,
+    terminable,
+)
+from bench.execute import ExecutionError, Plan
+from bench.folder import StorageError
 from bench.metrics import METRICS
 from bench.plugins import load_plugin
-from bench.progress import Progress
 from bench.records import RecordError, read_records, results
 from bench.report import write_report, write_tables
 from bench.session import Session, make_plan, pending, settled
@@ -38,13 +51,11 @@ from bench.spec import (
     Spec,
     SpecError,
     as_list,
-    check_names,
     check_seeds,
     folder_name,
     merge,
     parse_seeds,
     parse_values,
-    printable,
     public_fields,
     read_config,
     suite_path,
@@ -54,16 +65,14 @@ from datasets import TASKS
 from methods import METHODS
 
 RUNS = Path("results/runs")
-SHOWN = 50
-"""Failed cells that are named on the terminal."""
-OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+PROGRAM = "bench.run"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = sys.argv[1:] if argv is None else argv
     try:
-        arguments = _arguments(words)
+        arguments = _parser().read(words)
         for path in arguments.plugin:
             load_plugin(path)
         if arguments.list:
@@ -71,28 +80,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return OK
         spec = _spec(arguments)
         cells = spec.cells()
-        plan = make_plan(
-            out=_out(arguments),
-            device=arguments.device,
-            jobs=arguments.jobs,
-            threads=arguments.threads,
-            timeout=arguments.timeout,
-            memory=arguments.memory,
-            scheduler=arguments.scheduler,
-            tensorboard=arguments.tensorboard,
-            command=shlex.join(["python", "-m", "bench.run", *words]),
-            plugins=arguments.plugin,
-        )
+        plan = plan_of(arguments, _out(arguments), PROGRAM, *words)
         if arguments.dry_run:
             _dry_run(cells, plan, arguments.force)
             return OK
-        with _terminable():
+        with terminable():
             return _run_and_report(Session(spec, cells, plan, arguments.force))
     except (SpecError, RecordError, StorageError) as error:  # nothing has been started
-        _tell(str(error))
+        tell(PROGRAM, str(error))
         return MISUSED
     except KeyboardInterrupt:  # before the first cell, or again while tables are written
-        _tell("interrupted")
+        tell(PROGRAM, "interrupted")
         return INTERRUPTED
 
 
@@ -146,7 +144,7 @@ def run(
     config = {name: as_list(name, value) for name, value in given.items() if value is not None}
     spec = merge(read_config(suite_path(suite)), {**config, "settings": settings})
     plan = make_plan(
-        out=_folder(out) if out is not None else RUNS / suite,
+        out=checked_folder(out) if out is not None else RUNS / suite,
         device=device,
         jobs=jobs,
         threads=threads,
@@ -165,82 +163,23 @@ def run(
 
 def _run_and_report(session: Session) -> int:
     plan, cells = session.plan, session.cells
-    where = f"through {plan.scheduler}" if plan.scheduler else f"{plan.jobs} jobs on {plan.device}"
-    print(f"{len(cells)} cells, {len(session.before)} of them finished before; {where}; {plan.out}")
-    sys.stdout.flush()
-    if plan.scheduler is not None and (warning := warning_of(plan.scheduler)) is not None:
-        _tell(warning)
-    begin = time.time()
+    announce(session, PROGRAM)
     try:
-        with (
-            Progress(session.todo, plan.out, session.expectation, session.before) as progress,
-            contextlib.closing(session.records()) as records,
-        ):
-            for record in records:
-                progress.finished(record)
-        print(f"{len(session.todo)} cells in {time.time() - begin:.0f} s; writing tables and plots")
-        sys.stdout.flush()
+        run_cells(session, then="writing tables and plots")
         paths = write_report(plan.out, tell=lambda line: print(line, file=sys.stderr, flush=True))
     except KeyboardInterrupt:
         with contextlib.suppress(StorageError):
             write_tables(plan.out)
-        _tell(f"interrupted; {_standing(session)}")
+        tell(PROGRAM, f"interrupted; {standing(session)}")
         return INTERRUPTED
     except (StorageError, RecordError, ExecutionError, WorkerError) as error:
-        _tell(f"{error}; {_standing(session)}")
+        tell(PROGRAM, f"{error}; {standing(session)}")
         return FAILED
     rows = results(read_records(plan.out))
     print(f"\n{terminal(rows)}\n")
     for path in paths:
         print(path)
-    return _tell_failures(rows[rows["id"].isin([cell.id for cell in cells])], plan.out)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, by which a batch system ends a job, is as Ctrl-C."""
-
-    def interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # cannot handle signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _standing(session: Session) -> str:
-    out, cells = session.plan.out, session.cells
-    if session.plan.force:
-        return (
-            f"{session.statuses.total()} of {len(cells)} cells were recorded anew in {out};"
-            " --force repeats these too"
-        )
-    recorded = sum((cell_folder(out, cell.id) / RECORD).exists() for cell in cells)
-    return (
-        f"{recorded} of {len(cells)} cells are recorded in {out};"
-        " the same command goes on from there"
-    )
-
-
-def _tell_failures(rows: pd.DataFrame, out: Path) -> int:
-    """A line for each cell that is neither done nor skipped, up to a number; the exit status."""
-    bad = rows[~rows["status"].isin(["done", "skipped"])]
-    for row in bad.head(SHOWN).to_dict("records"):
-        where = cell_folder(out, row["id"])
-        name = f"{row['method']} {row['task']} seed {row['seed']}"
-        print(f"{row['status']}: {name}: {printable(row['reason'])} ({where})", file=sys.stderr)
-    if len(bad) > SHOWN:
-        print(f"and {len(bad) - SHOWN} more, see {out / 'results.csv'}", file=sys.stderr)
-    return FAILED if len(bad) else OK
-
-
-def _tell(line: str) -> None:
-    print("bench.run:", line, file=sys.stderr, flush=True)
+    return tell_failures(rows[rows["id"].isin([cell.id for cell in cells])], plan.out)
 
 
 def _spec(arguments: argparse.Namespace) -> Spec:
@@ -250,9 +189,9 @@ def _spec(arguments: argparse.Namespace) -> Spec:
         config = merge(config, read_config(arguments.config)).model_dump()
     given: dict[str, Any] = {"settings": {}}
     if arguments.methods is not None:
-        given["methods"] = _names("methods", arguments.methods, METHODS)
+        given["methods"] = chosen_names("methods", arguments.methods, METHODS)
     if arguments.tasks is not None:
-        given["tasks"] = _names("tasks", arguments.tasks, TASKS)
+        given["tasks"] = chosen_names("tasks", arguments.tasks, TASKS)
     if arguments.seeds is not None:
         given["seeds"] = parse_seeds(arguments.seeds)
         check_seeds(given["seeds"])
@@ -260,39 +199,15 @@ def _spec(arguments: argparse.Namespace) -> Spec:
         text = getattr(arguments, option)
         if text is not None:
             given["settings"][SHORTHANDS.get(option, option)] = parse_values(text)
-    for assignment in arguments.set:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise SpecError(f"set: expected name=value or name=value,value, got {assignment!r}")
-        name = name.strip()
-        given["settings"][SHORTHANDS.get(name, name)] = parse_values(text)
+    given["settings"] |= assignments(arguments.set)
     return merge(config, given)
-
-
-def _names(argument: str, text: str, known: dict[str, Any]) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == ["all"]:
-        return list(known)
-    check_names(argument, names, known)
-    return list(dict.fromkeys(names))
 
 
 def _out(arguments: argparse.Namespace) -> Path:
     if arguments.out is not None:
-        return _folder(arguments.out)
+        return checked_folder(arguments.out)
     name: str = arguments.suite if arguments.config is None else folder_name(arguments.config)
     return RUNS / name
-
-
-def _folder(out: str | Path) -> Path:
-    """The output folder; its name stands in what is printed and written."""
-    if not isinstance(out, str | Path) or not str(out) or not str(out).isprintable():
-        raise SpecError(f"out: expected a folder with a printable name, got {out!r}")
-    try:
-        (Path(out) / "cells").exists()
-    except OSError as error:  # a name that is too long, or in a folder that cannot be read
-        raise SpecError(f"out: no folder {str(out)!r}: {error.strerror}") from None
-    return Path(out)
 
 
 def _list() -> None:
@@ -324,27 +239,8 @@ def _dry_run(cells: list[Cell], plan: Plan, force: bool) -> None:
     print(f"{len(cells)} cells, {len(todo)} to do, in {plan.out}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SpecError(message)
-
-
-def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    arguments = _parser().parse_args(words)
-    for name, value in vars(arguments).items():
-        # argparse drops the value of --option=-- and leaves an empty list.
-        if [] in (value if name in ("set", "plugin") else [value]):
-            raise SpecError(f"{name}: expected a value, got '--'")
-    return arguments
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m bench.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(PROGRAM, __doc__)
     add = parser.add_argument
     add("--methods", metavar="A,B", help="methods to compare, or all")
     add("--tasks", metavar="A,B", help="tasks to run, or all")
@@ -355,33 +251,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", metavar="N", help="training steps")
     add("--batch", metavar="N", help="training batch")
     add("--set", action="append", default=[], metavar="NAME=A,B", help="any setting, see --list")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--jobs", type=_count, metavar="N", help="worker processes; with CUDA one a device")
-    add("--threads", type=_count, metavar="N", help="CPU threads a cell")
-    add("--timeout", type=_amount, metavar="SECONDS", help="end a cell that takes longer")
-    add("--memory", type=_amount, metavar="MB", help="end a cell whose worker takes more")
-    add("--scheduler", metavar="ADDRESS", help="dask cluster: tcp://..., tls://... or a file")
-    add("--tensorboard", action="store_true", help="write the training loss for TensorBoard")
-    add("--plugin", action="append", default=[], metavar="FILE.py", help="your method or task")
+    parser.add_plan()
     add("--out", metavar="DIR", help=f"output folder; default {RUNS}/<suite>")
     add("--config", type=Path, metavar="FILE", help="TOML file with any of these")
     add("--force", action="store_true", help="run finished cells again")
     add("--list", action="store_true", help="show methods, tasks, metrics and settings")
     add("--dry-run", action="store_true", help="show the cells and run none")
     return parser
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
-    return int(text)
-
-
-def _amount(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
 
 
 class _Callable(types.ModuleType):

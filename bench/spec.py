@@ -73,6 +73,9 @@ class EvalSettings(BaseModel):
     intervals. With ``curve`` = k the trained model is also judged with 1/2, 1/4, ... 1/2^k of
     the solver's steps, and as it was after 1/2, 1/4, ... 1/2^k of the training: quality against
     cost, from one run.
+
+    ``split = validation`` is for tuning: other samples, that the test never sees. Of a data set
+    they are a part of the training samples, on which the cell is then not trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +85,7 @@ class EvalSettings(BaseModel):
     metrics: Literal["all", "main"] = "all"
     replicates: int = Field(10, ge=0, le=1000)
     curve: int = Field(0, ge=0, le=12)
+    split: Literal["test", "validation"] = "test"
 
 
 SHORTHANDS = {"steps": "train.steps", "batch": "train.batch"}

@@ -5,9 +5,10 @@ that the same seed gives the same data on every device; ``shape`` says what a ve
 (an image, say).
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,11 @@ from torch import Tensor
 
 Draws = Literal["low_variance", "iid"]
 """How evaluation samples are drawn; training samples are always independent."""
+
+VALIDATION_SHARE = 0.25
+"""The part of a data set's training samples that tuning is judged on and does not train on."""
+VALIDATION_SEED = 0
+"""That part is the same in every run: settings are compared on it, and it is not the test part."""
 
 
 class Normalisation(NamedTuple):
@@ -76,6 +82,21 @@ class Distribution(ABC):
         """grad log p at x (B, D), the same shape; None where the density is not known."""
         return None
 
+    def for_validation(self) -> Self:
+        """What tuning trains on and is judged by, sharing no sample with the tests' draws.
+
+        A law is as it is: its draws never repeat, so other seeds are enough.
+
+        Raises:
+            TypeError: a distribution that holds out samples of its own, and does not say which
+                others are for validation.
+        """
+        if type(self).held_out is not Distribution.held_out:
+            raise TypeError(
+                f"{type(self).__name__} has a held_out of its own, and no for_validation"
+            )
+        return self
+
 
 class Empirical(Distribution):
     """The samples of a data set, split into a training and a test part.
@@ -113,6 +134,27 @@ class Empirical(Distribution):
     def second_set(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
         """A random part of the training samples: real, and disjoint from the test samples."""
         return self.train[torch.randperm(len(self.train), generator=rng)[:n]]
+
+    def for_validation(self) -> Self:
+        """The training samples alone, split again; the test samples are not in it.
+
+        ``VALIDATION_SHARE`` of them take the place of the test samples, the others train. Equal
+        samples stay on one side. Units are those of the whole training part.
+
+        Raises:
+            ValueError: training samples that are all equal.
+        """
+        unique: Any = torch.unique  # untyped in torch
+        distinct, which = unique(self.train, dim=0, return_inverse=True)
+        if len(distinct) < 2:
+            raise ValueError("train holds no two different samples, so none can be for validation")
+        order = torch.randperm(
+            len(distinct), generator=torch.Generator().manual_seed(VALIDATION_SEED)
+        )
+        held = torch.isin(which, order[: max(1, round(VALIDATION_SHARE * len(distinct)))])
+        other = copy.copy(self)
+        other.train, other.test = self.train[~held], self.train[held]
+        return other
 
 
 class Stream:

@@ -89,6 +89,9 @@ class Method(BaseModel, ABC):
     """What the method says about its field and its lines: names, which begin with
     ``DIAGNOSTIC``, and what they mean. They are columns of the tables; nothing is ranked by
     them."""
+    search: ClassVar[Mapping[str, str]] = {}
+    """What tuning looks for unless told otherwise: hyperparameters and their ranges. ``low:high``,
+    with ``:log`` evenly in the logarithm, with ``:int`` whole numbers; or words, ``a|b|c``."""
 
     @classmethod
     def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ References:
     https://arxiv.org/abs/2206.00364
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -91,6 +92,7 @@ class ElucidatedDiffusion(LearnedDenoiser, EdmMethod):
     name: ClassVar[str] = "edm"
     title: ClassVar[str] = "Diffusion (EDM)"
     reference: ClassVar[str] = "Karras et al., NeurIPS 2022, https://arxiv.org/abs/2206.00364"
+    search: ClassVar[Mapping[str, str]] = {"P_mean": "-2:0", "P_std": "0.8:2"}
 
     def perturb(self, y: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
         return y + sigma[:, None] * normal(y.shape, y, rng)
@@ -186,6 +188,7 @@ class VariancePreservingDiffusion(VpMethod):
     name: ClassVar[str] = "vp"
     title: ClassVar[str] = "Diffusion (VP)"
     reference: ClassVar[str] = "Song et al., ICLR 2021, https://arxiv.org/abs/2011.13456"
+    search: ClassVar[Mapping[str, str]] = {"beta_max": "12:30", "t_min": "1e-4:1e-2:log"}
 
     @property
     def t_first(self) -> float:

@@ -230,6 +230,7 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     title: ClassVar[str] = "Electrostatic Field Matching"
     reference: ClassVar[str] = "Kolesov et al., ICML 2025, https://arxiv.org/abs/2502.02367"
     diagnostics: ClassVar[Mapping[str, str]] = {**ERRORS, **FLOWS}
+    search: ClassVar[Mapping[str, str]] = {"L": "3:60:log", "sigma": "0.01:3:log"}
 
     points: PointScheme = "mix"
     sigma: float | None = Field(1.0, ge=0)

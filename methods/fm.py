@@ -7,6 +7,7 @@ References:
     Transport, TMLR 2024, https://arxiv.org/abs/2302.00482
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -92,6 +93,7 @@ class FlowMatching(VelocityMethod):
     name: ClassVar[str] = "fm"
     title: ClassVar[str] = "Flow Matching"
     reference: ClassVar[str] = "Lipman et al., ICLR 2023, https://arxiv.org/abs/2210.02747"
+    search: ClassVar[Mapping[str, str]] = {"sigma": "0:0.3"}
 
 
 class VelocityModel(nn.Module):

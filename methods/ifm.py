@@ -10,6 +10,7 @@ References:
 """
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -42,6 +43,7 @@ class InteractionFieldMatching(VelocityMethod):
     name: ClassVar[str] = "ifm"
     title: ClassVar[str] = "Interaction Field Matching"
     reference: ClassVar[str] = "Manukhov et al., ICLR 2026, https://arxiv.org/abs/2506.02950"
+    search: ClassVar[Mapping[str, str]] = {"sigma": "0.05:2:log", "coupling": "independent|ot"}
 
     sigma: float = Field(0.5, ge=0)
     coupling: Literal["independent", "ot"] = "independent"

@@ -7,6 +7,7 @@ References:
     ICML 2023, https://arxiv.org/abs/2304.14772
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -29,6 +30,7 @@ class OptimalTransportFlowMatching(VelocityMethod):
     name: ClassVar[str] = "ot-cfm"
     title: ClassVar[str] = "Flow Matching with minibatch optimal transport"
     reference: ClassVar[str] = "Tong et al., TMLR 2024, https://arxiv.org/abs/2302.00482"
+    search: ClassVar[Mapping[str, str]] = {"sigma": "0:0.3", "block": "32:256:int:log"}
 
     block: int = Field(128, ge=1, le=4096)
 

@@ -8,6 +8,7 @@ References:
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -96,6 +97,7 @@ class PoissonFlow(PoissonMethod):
     name: ClassVar[str] = "pfgm"
     title: ClassVar[str] = "Poisson Flow Generative Model"
     reference: ClassVar[str] = "Xu et al., NeurIPS 2022, https://arxiv.org/abs/2209.11178"
+    search: ClassVar[Mapping[str, str]] = {"z_max": "10:100:log", "gamma": "0.3:10:log"}
 
     sigma: float = Field(0.01, gt=0)
     gamma: float = Field(5.0, ge=0)

@@ -9,6 +9,7 @@ References:
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -59,6 +60,11 @@ class PoissonFlowPlus(LearnedDenoiser, PoissonPlusMethod):
     name: ClassVar[str] = "pfgmpp"
     title: ClassVar[str] = "PFGM++"
     reference: ClassVar[str] = "Xu et al., ICML 2023, https://arxiv.org/abs/2302.04265"
+    search: ClassVar[Mapping[str, str]] = {
+        "aug_dim": "8|32|128|2048|inf",
+        "P_mean": "-2:0",
+        "P_std": "0.8:2",
+    }
 
     def perturb(self, y: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
         noise = sigma[:, None] * normal(y.shape, y, rng)

@@ -135,7 +135,7 @@ def test_two_draws_of_one_law_are_within_the_interval_of_the_floor(name: str) ->
     within: dict[str, list[bool]] = {}
     widths: dict[str, list[float]] = {}
     for repetition in range(50):
-        data = drawn(law, 200, repetition, native=False)
+        data = drawn(law, 800, 1000 + repetition, native=False)
         values = evaluate(data, 10, rng(repetition))
         for metric in METRICS:
             if metric in values and METRICS[metric].kind in ("distance", "law"):

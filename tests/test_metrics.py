@@ -554,7 +554,7 @@ def test_c2st_is_the_accuracy_of_scikit_learns_cross_validation() -> None:
     x, y = normal(150, 2), normal(150, 2, seed=1) + 1
     rows, labels = torch.cat([x, y]).numpy(), np.repeat([0, 1], 150)
     trees = HistGradientBoostingClassifier(
-        max_iter=30, learning_rate=0.2, max_leaf_nodes=15, early_stopping=False, random_state=0
+        max_iter=20, learning_rate=0.2, max_leaf_nodes=15, early_stopping=False, random_state=0
     )
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     assert c2st(x, y) == pytest.approx(cross_val_score(trees, rows, labels, cv=folds).mean())

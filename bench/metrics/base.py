@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 Array = NDArray[np.float64]
@@ -91,3 +92,23 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
     """Slices of the rows of a matrix (rows, columns), each of at most ``BLOCK`` entries."""
     size = max(1, math.floor(BLOCK / columns))
     return (slice(start, start + size) for start in range(0, rows, size))
+
+
+FEW_DIMENSIONS = 8
+
+
+def squared_distances(x: Array, y: Array) -> Array:
+    """|x - y|^2 of all pairs of rows, shape (n, m).
+
+    Above ``FEW_DIMENSIONS`` as |x|^2 + |y|^2 - 2 x^T y: four times as fast at D = 64, and exact to
+    about 1e-15 of the squared norms, counted from the mean of y.
+    """
+    if x.shape[1] <= FEW_DIMENSIONS:
+        return np.asarray(cdist(x, y, "sqeuclidean"))
+    centre = y.mean(0)
+    x, y = x - centre, y - centre
+    squared: Array = x @ y.T
+    squared *= -2
+    squared += np.square(x).sum(1)[:, None]
+    squared += np.square(y).sum(1)
+    return np.maximum(squared, 0, out=squared)

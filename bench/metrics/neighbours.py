@@ -1,19 +1,18 @@
 """Metrics of nearest neighbours: fidelity and diversity, and what was learned by heart."""
 
 import numpy as np
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from bench.metrics.base import Array, blocks, metric, to_numpy
+from bench.metrics.base import Array, blocks, metric, squared_distances, to_numpy
 
 NEIGHBOURS = 5
 """k of the balls around samples."""
 
 
 def _radii(x: Array) -> Array:
-    """Distance of each row (n, D) to its ``NEIGHBOURS``-th neighbour in the set, shape (n,)."""
-    k = min(NEIGHBOURS, len(x) - 1)
-    found = [np.partition(cdist(x[rows], x), k, axis=1)[:, k] for rows in blocks(len(x), len(x))]
+    """Squared distance of each row (n, D) to its ``NEIGHBOURS``-th neighbour in the set, (n,)."""
+    k, parts = min(NEIGHBOURS, len(x) - 1), blocks(len(x), len(x))
+    found = [np.partition(squared_distances(x[rows], x), k, axis=1)[:, k] for rows in parts]
     return np.concatenate(found)
 
 
@@ -21,7 +20,9 @@ def _inside(points: Array, centres: Array) -> Array:
     """How many of the balls around ``centres`` hold each of the ``points``, shape (n,)."""
     radii = _radii(centres)
     rows = blocks(len(points), len(centres))
-    return np.concatenate([(cdist(points[part], centres) < radii).sum(1) for part in rows])
+    return np.concatenate(
+        [(squared_distances(points[part], centres) < radii).sum(1) for part in rows]
+    )
 
 
 @metric("knn_precision", "precision", "distance", better="higher", ideal=1.0)
@@ -89,13 +90,15 @@ def coverage(samples: Tensor, target: Tensor) -> float:
     References:
         Naeem et al., ICML 2020.
     """
-    return float((nearest(target, samples) < _radii(to_numpy(target))).mean())
+    return float((np.square(nearest(target, samples)) < _radii(to_numpy(target))).mean())
 
 
 def nearest(points: Tensor, others: Tensor) -> Array:
     """Distance of each of the points (n, D) to the next of the others (N, D), shape (n,)."""
     x, y = to_numpy(points), to_numpy(others)
-    return np.concatenate([cdist(x[rows], y).min(1) for rows in blocks(len(x), len(y))])
+    parts = [x[rows] for rows in blocks(len(x), len(y))]
+    distances: Array = np.sqrt(np.concatenate([squared_distances(z, y).min(1) for z in parts]))
+    return distances
 
 
 @metric(

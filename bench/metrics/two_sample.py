@@ -38,7 +38,7 @@ def c2st(samples: Tensor, target: Tensor) -> float:
     rows = np.concatenate([to_numpy(samples[:size]), to_numpy(target[:size])])
     labels = np.repeat([0, 1], size)
     trees = HistGradientBoostingClassifier(
-        max_iter=30, learning_rate=0.2, max_leaf_nodes=15, early_stopping=False, random_state=SEED
+        max_iter=20, learning_rate=0.2, max_leaf_nodes=15, early_stopping=False, random_state=SEED
     )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
     return float((cross_val_predict(trees, rows, labels, cv=folds) == labels).mean())
