@@ -24,7 +24,8 @@ def c2st(samples: Tensor, target: Tensor) -> float:
 
     Gradient-boosted trees of scikit-learn and ``FOLDS`` folds; each sample is judged once, by
     trees that were not trained on it. They see shifts, spreads and gaps along axes, and
-    correlations less: 1/2 says that *this* classifier saw no difference. Sets of different size
+    correlations less: 1/2 says that *this* classifier saw no difference. Near 1 says little
+    where the data are whole numbers, such as pixels, and samples are not. Sets of different size
     are cut to the smaller.
 
     Args:
