@@ -109,8 +109,7 @@ def projected_costs(x: Array, y: Array, units: Array) -> Array:
 
 @metric("max_sliced_w2", "max-sliced W2", "distance")
 def max_sliced_w2(samples: Tensor, target: Tensor) -> float:
-    """sqrt(max over directions u of W2^2 between the projections on u): the direction that differs
-    most.
+    """sqrt(max over directions u of W2^2 between the projections on u): what differs most.
 
     By ascent from the difference of the means and the best of the random directions: with the
     pairs of the sorted projections held, the value is u^T M u, M = mean (x - y)(x - y)^T, and
