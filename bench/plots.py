@@ -259,6 +259,8 @@ def _scatter_figure(panels: Panels, title: str) -> Figure:
         ax.set_title(name, fontsize=9)
     for ax in all_axes.flat[len(clouds) :]:
         ax.axis("off")
+    for ax in all_axes.flat[max(len(clouds) - columns, 0) : len(clouds)]:
+        ax.tick_params(labelbottom=True)  # nothing stands below it
     figure.suptitle(title)
     return figure
 
