@@ -37,7 +37,7 @@ def halvings(whole: int, count: int) -> list[int]:
 def measure_curve(
     trained: Trained, steps: int, solver: Solver, count: int, sample: Sample, target: Tensor
 ) -> list[dict[str, Any]]:
-    """The points of a cell's curve beside its own result; as plain numbers.
+    """The points of a cell's curve, with its own result among them; as plain numbers.
 
     Args:
         trained: the model, with its snapshots.
@@ -47,9 +47,10 @@ def measure_curve(
         sample: transports the held-out source samples.
         target: held-out target samples, shape (m, D).
     """
-    fewer = [
-        solver.model_copy(update={"solver_steps": n}) for n in halvings(solver.solver_steps, count)
-    ]
+    whole = solver.solver_steps
+    # Adaptive solvers choose their steps; theirs are only where a path is recorded.
+    numbers = [whole] if solver.adaptive else [whole, *halvings(whole, count)]
+    fewer = [solver.model_copy(update={"solver_steps": number}) for number in numbers]
     stages = [(s.step, s.seconds, s.model, solver) for s in trained.snapshots]
     stages += [(steps, trained.seconds, trained.model, other) for other in fewer]
     points = []
@@ -77,7 +78,7 @@ def distances(samples: Tensor, target: Tensor) -> dict[str, float]:
 
 
 def curves(rows: pd.DataFrame, recorded: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """One row a point: of every finished cell its own result, and the points of its curve.
+    """One row a point: the curve of every finished cell, or its result alone if it has none.
 
     Args:
         rows: the rows of ``results.csv``.
@@ -89,6 +90,7 @@ def curves(rows: pd.DataFrame, recorded: dict[str, list[dict[str, Any]]]) -> pd.
     own = own.rename(columns={"steps": "train_steps"})
     trained = done["parameters"].fillna(0).to_numpy() > 0
     own["train_steps"] = own["train_steps"].where(trained, 0).astype(int)
+    untrained = set(own.loc[own["train_steps"] == 0, "id"])
     places = own.set_index("id")[[*PLACE, "seed"]].to_dict("index")
     points = [
         {**places[name], "id": name, **point}
@@ -96,22 +98,28 @@ def curves(rows: pd.DataFrame, recorded: dict[str, list[dict[str, Any]]]) -> pd.
         if name in places
         for point in curve
     ]
-    both = pd.concat([own, pd.DataFrame(points, columns=own.columns)]) if points else own
+    alone = own[~own["id"].isin({point["id"] for point in points})]
+    both = pd.concat([alone, pd.DataFrame(points, columns=own.columns)]) if points else own
     # What was not trained has no training steps, whatever its curve counts.
-    both.loc[both["id"].isin(own.loc[own["train_steps"] == 0, "id"]), "train_steps"] = 0
+    both.loc[both["id"].isin(untrained), "train_steps"] = 0
     return both.sort_values([*shared[:4], *POINT], kind="stable", ignore_index=True)
 
 
 def pareto(points: pd.DataFrame) -> pd.DataFrame:
     """One row a task, method, setting, training steps and solver steps: means over the seeds.
 
-    ``distance`` is the task's main distance, whose name stands beside it. ``best_for_nfe`` says
-    that nothing that took as few evaluations has a smaller one, ``best_for_seconds`` likewise for
-    the sum of the training and sampling times; both among the trained methods, because a closed
-    form has paid for nothing.
+    ``distance`` is the task's main distance, whose name stands beside it; none where a seed has
+    none, since those that diverged must not help the mean. ``best_for_nfe`` says that nothing that
+    took as few evaluations has a smaller one, ``best_for_seconds`` likewise for the sum of the
+    training and sampling times; both among the trained methods, because a closed form has paid for
+    nothing.
     """
     means = points.groupby([*PLACE, *POINT], sort=False, dropna=False)
-    table = means[[*COST, *JUDGED]].mean().assign(seeds=means.size()).reset_index()
+    table = means[[*COST, *JUDGED]].mean()
+    table[list(JUDGED)] = table[list(JUDGED)].where(
+        means[list(JUDGED)].count().eq(means.size(), axis=0)
+    )
+    table = table.assign(seeds=means.size()).reset_index()
     table["seconds"] = table["train_seconds"].fillna(0) + table["sample_seconds"]
     table[["metric", "distance"]] = None, np.nan
     for task, group in table.groupby("task", sort=False):
@@ -121,11 +129,11 @@ def pareto(points: pd.DataFrame) -> pd.DataFrame:
             table.loc[where, "metric"] = name
             table.loc[where, "distance"] = table.loc[where, name]
     for cost in COSTS:
-        table[f"best_for_{cost}"] = _front(table, cost)
+        table[f"best_for_{cost}"] = front(table, cost)
     return table.drop(columns=list(JUDGED))
 
 
-def _front(table: pd.DataFrame, cost: str) -> "pd.Series[bool]":
+def front(table: pd.DataFrame, cost: str) -> "pd.Series[bool]":
     """Whether no trained row of the task costs at most as much and has as small a distance."""
     trained = table[(table["train_steps"] > 0) & table["distance"].notna()]
     order = trained.sort_values(["task", cost, "distance"], kind="stable")

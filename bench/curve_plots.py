@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from bench.curve import COSTS, PLACE
+from bench.curve import COSTS, PLACE, front
 from bench.leaderboard import in_turn
 from bench.metrics import METRICS
 from datasets import TASKS
@@ -47,10 +47,11 @@ def curve_figure(table: pd.DataFrame, task: str, floor: float) -> Figure | None:
     _panel(axes[0], table[at_the_end], "nfe", colours)
     _panel(axes[1], table[all_steps & trained], "train_steps", colours)
     _panel(axes[2], table[all_steps], "seconds", colours)
+    shown = {"nfe": table[at_the_end], "seconds": table[all_steps]}
     for ax, cost in ((axes[0], "nfe"), (axes[2], "seconds")):
-        front = table[table[f"best_for_{cost}"]].sort_values(cost)
+        best = shown[cost][front(shown[cost], cost)].sort_values(cost)
         ax.plot(
-            *(front[cost], front["distance"]),
+            *(best[cost], best["distance"]),
             drawstyle="steps-post", color="black", lw=2.5, alpha=0.35, label="Pareto front",
         )  # fmt: skip
     for ax, label in zip(axes, (COSTS["nfe"], "training steps", COSTS["seconds"]), strict=True):

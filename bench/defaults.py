@@ -39,8 +39,26 @@ def defaults(method: str, task: str) -> dict[str, Any]:
     return known
 
 
+def shared(rows: pd.DataFrame) -> dict[str, Any]:
+    """The settings of training, network, solver and evaluation that all rows have, if other ones
+    than the defaults.
+
+    Args:
+        rows: of ``results.csv``, of one task. A missing value (nothing was trained) does not count.
+    """
+    found = {}
+    for section in SECTIONS:
+        for name, default in section_defaults(section).items():
+            values = list(rows[name].dropna().unique()) if name in rows else []
+            if len(values) == 1 and str(values[0]) != str(default) and values[0] != default:
+                found[name] = values[0]
+    return found
+
+
 def changed(rows: pd.DataFrame) -> list[str]:
     """For each row its settings that are not the defaults, in words: ``L=6, lr=0.001``.
+
+    What :func:`shared` finds in all rows of a task is no departure of one, and not named.
 
     Args:
         rows: of ``results.csv``. A value that is missing is no setting: another one has switched
@@ -49,8 +67,10 @@ def changed(rows: pd.DataFrame) -> list[str]:
     words = np.full(len(rows), "", dtype=object)
     columns = {str(name): values.to_numpy(object) for name, values in rows.items()}
     groups: dict[Any, Any] = rows.groupby(["method", "task"]).indices
+    alike = {task: shared(own) for task, own in rows.groupby("task")}
     for (method, task), places in groups.items():
         known = defaults(str(method), str(task))
+        known = {name: value for name, value in known.items() if name not in alike[task]}
         found = [
             _differing(name, columns[name][places], default)
             for name, default in known.items()

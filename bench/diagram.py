@@ -19,12 +19,12 @@ def critical_difference_figure(found: Overall) -> Figure | None:
     """Names at their mean ranks; a bar joins those that do not differ significantly.
 
     Returns:
-        None where no test was possible.
+        None where no test was possible, or no two ranks could have differed.
 
     References:
         Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 7, 2006.
     """
-    if not len(found.ranks):
+    if not len(found.ranks) or found.critical_difference > len(found.ranks) - 1:
         return None
     # A formula to matplotlib is a part of a name to us.
     names = {name: str(name).replace("$", r"\$") for name in found.ranks.index}

@@ -4,12 +4,13 @@ from typing import Any
 
 import pandas as pd
 
-from bench.defaults import as_text, section_defaults
+from bench.defaults import as_text, section_defaults, shared
 from bench.leaderboard import few
-from bench.spec import TRAINING
 
 MAX_VALUES, MAX_NAMES = 3, 8
 """Values of a setting, and methods, that a sentence names."""
+
+BUDGET = ["steps", "batch", *section_defaults("network")]
 
 Values = dict[tuple[str, ...], list[str]]
 """The values of a setting, and the methods that have them."""
@@ -18,14 +19,15 @@ Values = dict[tuple[str, ...], list[str]]
 def budget(rows: pd.DataFrame) -> str:
     """Whether the trained methods of a task have one budget, and what NFE all have, in words.
 
-    The budget is all that training and the network are given. Only cells that are done count. A
+    The budget is training steps, batch and network; the learning rate and what else is tuned are no
+    part of it, and stand in ``changed``. Only cells that are done count. A
     setting with several values is equal if every method was run with all of them.
 
     Args:
         rows: of ``results.csv``, of one task.
     """
     done = rows[rows["status"] == "done"]
-    names = [name for section in TRAINING for name in section_defaults(section) if name in done]
+    names = [name for name in BUDGET if name in done]
     given = {name: values for name in names if (values := _values(done, name))}
     equal = [f"{name}={_words(values)}" for name, values in given.items() if len(values) == 1]
     other = [f"{name}={_words(values)}" for name, values in given.items() if len(values) > 1]
@@ -35,6 +37,9 @@ def budget(rows: pd.DataFrame) -> str:
     if equal:
         start = "Equal are" if other else "The budget of the trained methods is equal:"
         parts.append(f"{start} {', '.join(equal)}.")
+    if alike := shared(done):
+        words = ", ".join(f"{name}={as_text(value)}" for name, value in alike.items())
+        parts.append(f"Not the defaults, in all rows: {words}.")
     nfe = done.assign(nfe=done.groupby("method")["nfe"].transform("mean").round())
     if values := _values(nfe, "nfe"):
         parts.append(f"NFE: {_words(values)}.")

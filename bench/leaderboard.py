@@ -23,7 +23,8 @@ MAIN = ("w2", "sliced_w2")
 """The distance that a task is judged by: W2 where it means something, else its sliced form."""
 HEADLINE = [
     *("w2", "sliced_w2", "frechet", "c2st", "coverage", "mode_error"),
-    *("transport_cost", "radial_transport_cost", "coupling_ratio", "excess_cost", "straightness"),
+    *("transport_cost", "radial_transport_cost", "coupling_ratio", "straightness"),
+    *("excess_cost", "excess_flow_cost"),
 ]
 """Metrics of the tables for reading; ``leaderboard.csv`` has all."""
 NAMED = ["endpoints"]
@@ -100,8 +101,9 @@ def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Over the seeds of each group: count, and of each metric mean, standard deviation, interval.
 
     The interval is Student's t at ``CONFIDENCE``, empty for a single seed; with two seeds it is
-    wide because two numbers say little. Rows that are not done count as zero, and their reasons
-    stand in ``note``. Groups are in the order of their first rows.
+    wide because two numbers say little. ``tried`` counts the cells that were not skipped. Rows that
+    are not done count as zero, and their reasons stand in ``note``. Groups are in the order of
+    their first rows.
     """
     group = results.groupby(keys, dropna=False, sort=False).ngroup().to_numpy()
     first = ~pd.Series(group).duplicated().to_numpy()
@@ -113,7 +115,11 @@ def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     mean, deviation, count = (
         frame.reindex(range(size)) for frame in (values.mean(), values.std(), values.count())
     )
-    columns: dict[str, Any] = {"count": np.bincount(group[done], minlength=size)}
+    skipped = (results["status"] == "skipped").to_numpy()
+    columns: dict[str, Any] = {
+        "count": np.bincount(group[done], minlength=size),
+        "tried": np.bincount(group[~skipped], minlength=size),
+    }
     for name in METRICS:
         columns |= _summary(name, mean, deviation[name], count[name])
     columns |= {name: mean[name] for name in means}
@@ -164,13 +170,17 @@ def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
     """One row a task and method (and setting, where a method has several), with ranks.
 
     ``<metric>_rank`` orders the means of a task, 1 the best: the smallest, the largest, or the
-    nearest to the ideal, as the metric says. ``changed`` has the settings that are not the
+    nearest to the ideal, as the metric says. Who lacks a seed has none: those that diverged would
+    have made the mean worse. ``changed`` has the settings that are not the
     defaults.
     """
     rows = with_setting(results)
     board = aggregate(rows, GROUP)
+    complete = board["count"] == board["tried"]
     ranks = {
-        f"{name}_rank": metric.loss(board[f"{name}_mean"]).groupby(board["task"]).rank(method="min")
+        f"{name}_rank": metric.loss(board[f"{name}_mean"].where(complete))
+        .groupby(board["task"])
+        .rank(method="min")
         for name, metric in METRICS.items()
     }
     columns = list(board.columns)

@@ -114,13 +114,18 @@ def _board(results: pd.DataFrame) -> pd.DataFrame:
     for _, rows in board.groupby("task", sort=False):
         metric = main_distance(rows)
         if metric is not None:
-            board.loc[rows.index, "score"] = rows[f"{metric}_mean"]
+            complete = rows["count"] == rows["tried"]  # those that diverged would be worse
+            board.loc[rows.index, "score"] = rows[f"{metric}_mean"].where(complete)
     return board
 
 
 def _missing(own: pd.DataFrame, scores: "pd.Series[float]") -> str:
     """On which tasks a competitor has no rank, and why, from its rows of the board."""
-    notes = dict(zip(own["task"], own["note"], strict=True))
+    done = zip(own["count"], own["tried"], own["note"], strict=True)
+    notes = {
+        task: f"{count} of {tried} seeds done; {note}" if 0 < count < tried else note
+        for task, (count, tried, note) in zip(own["task"], done, strict=True)
+    }
     reasons: dict[str, list[str]] = {}
     for task in scores.index[scores.isna()]:
         reasons.setdefault(notes.get(task) or "not run", []).append(str(task))
@@ -187,6 +192,11 @@ def compare_ranks(scores: pd.DataFrame) -> RankTest:
         p_values = scikit_posthocs.posthoc_nemenyi_friedman(ranks)
     difference = critical_difference(size, tasks)
     verdict = SAME
+    if difference > size - 1:
+        verdict += (
+            f"; of so few tasks no two can differ: the critical difference is {difference:.2f}, and"
+            f" ranks differ by {size - 1} at most"
+        )
     if p < LEVEL:
         verdict = (
             f"some differ; Nemenyi: two differ significantly where their mean ranks are more than"

@@ -15,7 +15,6 @@ import pandas as pd
 
 from bench.ablation import ablation, axes, file_name
 from bench.curve import curves, pareto
-from bench.evaluate import MEASURED
 from bench.export import latex, markdown
 from bench.fairness import budget
 from bench.folder import RECORD, StorageError, write_atomically, writing
@@ -166,7 +165,7 @@ def _line(row: dict[Any, Any], shown: list[str]) -> dict[str, Any]:
         {
             "text": format_value(row[f"{metric}_mean"], row[f"{metric}_std"]),
             # A cheap or straight map is not a better one.
-            "best": METRICS[metric].kind in MEASURED
+            "best": METRICS[metric].kind == "distance"
             and bool(pd.notna(row[f"{metric}_rank"]) and row[f"{metric}_rank"] == 1),
         }
         for metric in shown

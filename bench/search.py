@@ -23,7 +23,7 @@ LEARNING_RATE = "train.lr"
 DEFAULT_SEARCH = {LEARNING_RATE: "1e-3:2e-2:log"}
 """For every trained method, beside what the method declares itself (``Method.search``)."""
 
-EQUAL = ["train.steps", "train.batch", "sample.solver_steps"]
+EQUAL = ["train.steps", "train.batch", "sample.solver", "sample.solver_steps"]
 """The budget: what would be found is that more of it is better."""
 
 MAX_TRIALS = 10_000
@@ -132,7 +132,7 @@ def spaces(methods: Sequence[str], given: Mapping[str, object]) -> dict[str, dic
 
 def _checked(name: str, text: object) -> Range:
     section, dot, key = name.rpartition(".")
-    if name in EQUAL or section == "eval":
+    if name in EQUAL or section in ("eval", "network"):
         raise SpecError(f"search: {name}: must be the same for every method, so it is not tuned")
     owners: dict[str, type[BaseModel]] = {**SECTIONS, **METHODS}
     del owners["eval"]

@@ -189,7 +189,8 @@ def _compare(board: pd.DataFrame, rows: pd.DataFrame) -> list[dict[str, Any]]:
     ]
     p_holm = holm(np.array([pair["p"] for pair in found]))
     task = {"task": board["task"].iloc[0], "data": board["data"].iloc[0], "metric": metric}
-    task["note"] = cut(every, MAX_COMPETITORS)
+    words = cut(every, MAX_COMPETITORS)
+    task["note"] = f"{words}; chosen by the same results" if words else ""
     for pair, corrected in zip(found, p_holm, strict=True):
         pair |= task | {"shared_seeds": pair["seeds"], "p_holm": corrected}
         pair["verdict"] = _verdict(pair)

@@ -13,6 +13,7 @@ from bench.leaderboard import (
     best,
     cut,
     format_number,
+    format_share,
     format_value,
     leaderboard,
     main_distance,
@@ -42,7 +43,9 @@ CAPTION = (
     f"Mean over seeds ± standard deviation; bold: the best mean of a distance; {EQUAL}: does not"
     " differ significantly from the best main distance (paired t-test over the seeds that share"
     f" data, Holm, 5%); {UNCOMPARED}: not tested against it (fewer than 2 shared seeds, or not"
-    f" among the best {MAX_COMPETITORS}). The floor is what fresh samples of the target give."
+    f" among the best {MAX_COMPETITORS}). The floor is what fresh samples of the target give; of"
+    " costs it is the optimal cost. Data sets are judged on the same held-out rows in every seed:"
+    " there deviations and tests are of the training alone."
 )
 
 PAIRS = (
@@ -122,10 +125,11 @@ def _task_grid(
         mark = "" if rank == "1" else mark
         values = [_value(row, name, mark if name == main else "") for name in shown]
         names = [rank, row["method"], *(row[name] for name in extra)]
-        costs = [format_number(row["nfe"], 0), format_number(row["train_seconds"], 1)]
+        costs = [_interval(row, main), format_share(row["landed"])]
+        costs += [format_number(row["nfe"], 0), format_number(row["train_seconds"], 1)]
         lines.append([*map(Entry, names), *values, *map(Entry, [*costs, str(row["count"])])])
     floors = [format_value(every[f"{name}_floor"].mean(), None) for name in shown]
-    lines.append([Entry(text) for text in ["", "floor", *[""] * len(extra), *floors, *[""] * 3]])
+    lines.append([Entry(text) for text in ["", "floor", *[""] * len(extra), *floors, *[""] * 5]])
     words = cut(every, MAX_ROWS)
     below = [f"{words}; all are in leaderboard.csv" if words else "", *notes]
     below += [
@@ -133,7 +137,8 @@ def _task_grid(
         for row in rows[rows["note"] != ""].to_dict("records")
     ]
     labels = [METRICS[name].label for name in shown]
-    head = ["rank", "method", *extra, *labels, "NFE", "training s", "seeds"]
+    interval = f"95% interval of {METRICS[main].label}" if main else "95% interval"
+    head = ["rank", "method", *extra, *labels, interval, "landed", "NFE", "training s", "seeds"]
     return Grid(_title(task), head, lines, list(filter(None, below)))
 
 
@@ -144,6 +149,13 @@ def _title(task: str) -> str:
 def _rank(row: dict[Any, Any], main: str | None) -> str:
     rank = row[f"{main}_rank"] if main else pd.NA
     return "" if pd.isna(rank) else str(rank)
+
+
+def _interval(row: dict[Any, Any], main: str | None) -> str:
+    """Student's t over the seeds; empty for one seed."""
+    if main is None or pd.isna(row[f"{main}_ci_low"]):
+        return ""
+    return f"{row[f'{main}_ci_low']:.3f} to {row[f'{main}_ci_high']:.3f}".replace("-", "−")
 
 
 def _value(row: dict[Any, Any], metric: str, mark: str) -> Entry:

@@ -92,6 +92,7 @@ def train(
         average.update(step)
         losses.append(loss.detach())
         if step + 1 in checkpoints:
+            losses[-1].item()  # waits for a GPU
             so_far = time.perf_counter() - begin
             snapshots.append(Snapshot(step + 1, so_far, copy.deepcopy(average.model)))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == settings.steps:

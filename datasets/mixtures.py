@@ -170,7 +170,8 @@ def _known_on_the_line() -> Known:
     # The map jumps from mode to mode where F_P reaches the sum of their weights.
     jumps = ndtri(law.weights.double().cumsum(0)[:-1].numpy())
     optimal_cost = quad(cost, -FAR, FAR, points=jumps, limit=500, epsabs=1e-9)[0]
-    return Known(optimal_cost, optimal_map)
+    # On a line the map of a flow is increasing, and there is one such map: FM's is the optimal one.
+    return Known(optimal_cost, optimal_map, optimal_map, optimal_cost)
 
 
 def quantile(law: Mixture, probability: Array) -> Array:

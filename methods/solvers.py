@@ -52,6 +52,11 @@ class Solver(BaseModel):
     rtol: float = Field(1e-4, gt=0)
     atol: float = Field(1e-4, gt=0)
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether the solver chooses its own steps."""
+        return self.solver in ("bosh3", "dopri5", "dopri8", "adaptive_heun")
+
     def integrate(
         self,
         velocity: Velocity,

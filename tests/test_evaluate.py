@@ -46,6 +46,7 @@ IN_THE_PLANE = {"w1", "w2"}
 DISTANCES = {name for name, metric in METRICS.items() if metric.kind == "distance"}
 NATIVE = {"transport_cost", "coupling_ratio", "straightness", "path_energy"}
 PRIOR = {"radial_transport_cost"}
+COSTLY = {"transport_cost", "path_energy", "radial_transport_cost"}
 
 
 @pytest.mark.parametrize(
@@ -53,15 +54,19 @@ PRIOR = {"radial_transport_cost"}
     [
         (2, True, DISTANCES | NATIVE),
         (3, False, DISTANCES | PRIOR),
-        (64, True, DISTANCES - IN_THE_PLANE | NATIVE),
-        (64, False, DISTANCES - IN_THE_PLANE | PRIOR),
+        (64, True, DISTANCES | NATIVE - {"coupling_ratio"}),
+        (64, False, DISTANCES | PRIOR),
     ],
 )
 def test_evaluate_gives_what_means_something_with_floors(
     dim: int, native: bool, names: set[str]
 ) -> None:
     values = evaluate(evaluation(dim, native))
-    assert set(values) == names | {f"{name}_floor" for name in names}
+    without: set[str] = set()
+    if dim == 64:
+        names = names - IN_THE_PLANE
+        without = COSTLY  # samples are too sparse to know the optimal cost
+    assert set(values) == names | {f"{name}_floor" for name in names - without}
     assert all(type(value) is float and math.isfinite(value) for value in values.values())
     assert len(DISTANCES) == 13
 
@@ -114,6 +119,13 @@ def test_evaluate_compares_the_right_sets() -> None:
     assert values["coupling_ratio_floor"] == values["straightness_floor"] == 1
     assert values["straightness"] > 1.2  # through source + 1: a detour
     assert values["path_energy"] > values["transport_cost"]
+
+
+def test_the_floor_of_a_cost_is_the_exact_one_where_it_is_known() -> None:
+    known = Known(7.0, lambda x: x + 1)
+    for dim in (2, 64):
+        values = evaluate(evaluation(dim, known=known))
+        assert values["transport_cost_floor"] == values["path_energy_floor"] == 7.0
 
 
 # Intervals

@@ -37,7 +37,8 @@ def made_of(methods: dict[str, float], seeds: int = 5) -> list[Record]:
 
 def usual() -> list[Record]:
     made = made_of({"fm": 1.0, "ot-cfm": 1.0, "vp": 2.0})
-    skipped = [record("pfgm", s, ROLL, "skipped", "cannot start from data") for s in range(5)]
+    why = "skipped", "cannot start from data"
+    skipped = [record("pfgm", s, ROLL, *why, steps=2000) for s in range(5)]
     return [
         *made,
         *skipped,
@@ -59,7 +60,8 @@ def test_markdown_marks_the_best_and_what_does_not_differ() -> None:
     title = text[text.index("## Gaussian to 8 Gaussians\n") :]
     table = markdown_rows(title[: title.index("- best")])
     head, _, *rows = table
-    assert head == ["rank", "method", "W2", "NFE", "training s", "seeds"]
+    costs = ["95% interval of W2", "landed", "NFE", "training s", "seeds"]
+    assert head == ["rank", "method", "W2", *costs]
     assert all(len(row) == len(head) for row in rows)
     values = {row[1]: row[2] for row in rows}
     best, other = sorted(("fm", "ot-cfm"), key=lambda name: values[name].strip("*"))
@@ -67,6 +69,10 @@ def test_markdown_marks_the_best_and_what_does_not_differ() -> None:
     assert values[other].endswith(" †")
     assert re.fullmatch(r"[12]\.\d{3} ±0\.\d{3}", values["vp"])
     assert values["floor"] == "0.100"
+    intervals = {row[1]: row[3] for row in rows}
+    low, high = map(float, intervals["vp"].split(" to "))
+    assert low < 2 < high
+    assert high - low < 0.1
     assert [row[0] for row in rows] == ["1", "2", "3", "4", ""]
     assert {row[-1] for row in rows} == {"5", ""}
     assert "- pfgm: skipped: cannot start from data" in text
@@ -94,7 +100,7 @@ def test_no_name_is_lost_in_markdown() -> None:
         assert escaped in names
         assert re.sub(r"\\([\\`*_\[\]#|$~])", r"\1", escaped) == shown
     widths = [len(row) for row in markdown_rows(text)]
-    assert set(widths) == {5, 6, 8}  # no cell has fallen apart
+    assert set(widths) == {5, 8}  # no cell has fallen apart
 
 
 def latex_tables(text: str) -> list[tuple[int, list[str]]]:
@@ -269,7 +275,9 @@ def test_rows_say_which_settings_are_not_the_defaults() -> None:
     assert sorted(efm["changed"]) == ["", "L=6, points=log"]
     assert the(board, method="fm")["changed"] == "lr=0.001, eval_n=500"
     assert the(board, method="own", task=EIGHT)["changed"] == ""
-    assert the(board, task="unknown")["changed"] == "steps=4000"
+    assert the(board, task="unknown")["changed"] == ""  # nobody departs from it: said for all rows
+    unknown = results([record("own", task="unknown", steps=4000, metrics=w2(1.0), strength=3.0)])
+    assert "Not the defaults, in all rows: steps=4000." in budget(unknown)
 
 
 def test_defaults_are_those_of_the_task() -> None:
@@ -321,7 +329,8 @@ def test_another_budget_is_named_with_its_owner() -> None:
     assert words.startswith("The budget of the trained methods is not equal: ")
     assert "batch=512 (efm, fm), 64 (vp)" in words
     assert "width=128 (efm, fm), 256 (vp)" in words
-    assert "Equal are steps=2000, lr=0.005" in words
+    assert "Equal are steps=2000, depth=3" in words
+    assert "lr" not in words  # what may be tuned is no part of it
 
 
 def test_a_sweep_of_all_methods_is_equal() -> None:

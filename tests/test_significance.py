@@ -202,7 +202,8 @@ def test_only_the_best_of_many_settings_are_compared() -> None:
     found = pairs(results(made))
     assert len(found) == 12 * 11 / 2
     assert "fm" in set(found["method_b"])  # the worst of all, but the best of its method
-    assert set(found["note"]) == {"best 12 of 21 settings by W2, of each method in turn"}
+    words = "best 12 of 21 settings by W2, of each method in turn; chosen by the same results"
+    assert set(found["note"]) == {words}
     assert "compared: best 12 of 21" in remarks(found)[EIGHT]
 
 

@@ -537,7 +537,7 @@ def test_the_configuration_holds_words_and_what_does_not_apply(tmp_path: Path) -
         "efm.sigma": "0.1:1",
         "pfgmpp.aug_dim": "4|inf",
         "ot-cfm.block": "8:64:int",
-        "sample.solver": "euler|heun",
+        "sample.grid": "auto|uniform",
     }
     methods = ["efm", "pfgmpp", "ot-cfm", "fm-exact"]
     tuning = tuning_of(methods, [ROLL], search, trials=6)

@@ -14,8 +14,8 @@ Array = NDArray[np.float64]
 Kind = Literal["distance", "coupling", "radial", "path", "memory", "law", "known"]
 Better = Literal["lower", "higher", "nearest"]
 
-BLOCK = 2**24
-"""Entries of a matrix of pairs that are in memory at a time: 128 MB."""
+BLOCK = 2**22
+"""Entries of a matrix of pairs that are in memory at a time: 32 MB, and some copies of it."""
 
 TWO_TARGETS = "the same metric between two fresh target sets"
 
@@ -63,7 +63,8 @@ class Metric:
         """Values, or columns of them, such that smaller is better."""
         if self.better == "nearest":
             return abs(values - self.ideal)
-        return values if self.better == "lower" else -values
+        # Nothing is better than the ideal: what is below it is there by chance, or by copying.
+        return np.maximum(values, self.ideal) if self.better == "lower" else -values
 
 
 METRICS: dict[str, Metric] = {}

@@ -33,8 +33,8 @@ def bandwidth(target: Tensor) -> float:
 def energy_distance(samples: Tensor, target: Tensor) -> float:
     """sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|), means over all pairs (V-statistic).
 
-    Agrees with ``scipy.stats.energy_distance`` in one dimension; units are the square root of the
-    data's. Meaningful in every dimension.
+    0 is ideal; its floor is above it. Agrees with ``scipy.stats.energy_distance`` in one dimension;
+    units are the square root of the data's. Meaningful in every dimension.
 
     Args:
         samples: shape (n, D).
@@ -54,7 +54,7 @@ def mmd(samples: Tensor, target: Tensor) -> float:
 
     k is the mean of five Gaussian kernels exp(-|x - y|^2 / (2 h^2)), h = 1/4, 1/2, 1, 2 and 4
     times the median distance between target samples: of modes and of what lies between them.
-    At most sqrt(2). Meaningful in every dimension.
+    0 is ideal, sqrt(2) the most. Meaningful in every dimension.
 
     Args:
         samples: shape (n, D).
@@ -83,10 +83,10 @@ def mmd(samples: Tensor, target: Tensor) -> float:
 def stein_discrepancy(samples: Tensor, target: Tensor, law: Distribution) -> float:
     """sqrt(E u(X, X')) over all pairs, from the exact score s = grad log q of the target's law.
 
-    u(x, y) = s(x)^T s(y) k + s(x)^T grad_y k + s(y)^T grad_x k + tr grad_x grad_y k, with
-    k(x, y) = (1 + |x - y|^2 / h^2)^{-1/2} and h the median distance between target samples.
-    It compares with the law itself, not with samples of it; units 1 / data. Blind to the weights
-    of modes far apart: there the score is that of a single mode.
+    u(x, y) = s(x)^T s(y) k + s(x)^T grad_y k + s(y)^T grad_x k + tr grad_x grad_y k, with k(x, y) =
+    (1 + |x - y|^2 / h^2)^{-1/2} and h the median distance between target samples. It compares with
+    the law itself, not with samples of it; units 1 / data, 0 is ideal. Blind to the weights of
+    modes far apart: there the score is that of a single mode.
 
     Args:
         samples: shape (n, D).

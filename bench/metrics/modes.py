@@ -35,7 +35,7 @@ def mode_error(samples: Tensor, target: Tensor, law: Distribution) -> float:
 
 @metric("modes_missed", "modes missed", "law")
 def modes_missed(samples: Tensor, target: Tensor, law: Distribution) -> float:
-    """The number of modes with less than a quarter of the samples that they should have.
+    """The number of modes with less than a quarter of the samples they should have; 0 is ideal.
 
     Args:
         samples: shape (n, D), enough for dozens in every mode.

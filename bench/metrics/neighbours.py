@@ -1,4 +1,7 @@
-"""Metrics of nearest neighbours: fidelity and diversity, and what was learned by heart."""
+"""Metrics of nearest neighbours: fidelity and diversity, and what was learned by heart.
+
+Those with balls mean nothing for data of few or repeated values: balls of radius 0 hold nothing.
+"""
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +15,7 @@ NEIGHBOURS = 5
 def _radii(x: Array) -> Array:
     """Squared distance of each row (n, D) to its ``NEIGHBOURS``-th neighbour in the set, (n,)."""
     k, parts = min(NEIGHBOURS, len(x) - 1), blocks(len(x), len(x))
-    found = [np.partition(squared_distances(x[rows], x), k, axis=1)[:, k] for rows in parts]
+    found = [np.partition(squared_distances(x[rows], x), k, axis=1)[:, k].copy() for rows in parts]
     return np.concatenate(found)
 
 
@@ -64,8 +67,8 @@ def recall(samples: Tensor, target: Tensor) -> float:
 def density(samples: Tensor, target: Tensor) -> float:
     """Mean number of target balls that hold a sample, over k = 5; fidelity.
 
-    1 is what the target itself has; below it samples are off the data, above it they crowd where
-    the data are dense. No unit.
+    1 is ideal, and what the target itself has; below it samples are off the data, above it they
+    crowd where the data are dense. No unit.
 
     Args:
         samples: shape (n, D).
@@ -74,7 +77,8 @@ def density(samples: Tensor, target: Tensor) -> float:
     References:
         Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, ICML 2020.
     """
-    return float(_inside(to_numpy(samples), to_numpy(target)).mean() / NEIGHBOURS)
+    k = min(NEIGHBOURS, len(target) - 1)
+    return float(_inside(to_numpy(samples), to_numpy(target)).mean() / k)
 
 
 @metric("coverage", "coverage", "distance", better="higher", ideal=1.0)

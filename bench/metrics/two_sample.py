@@ -11,6 +11,8 @@ from bench.metrics.base import metric, to_numpy
 
 FOLDS = 5
 SEED = 0
+SMALLEST = 25
+"""Samples below which no tree is split."""
 
 
 def c2st_error(accuracy: float, n: int) -> float:
@@ -22,6 +24,10 @@ def c2st_error(accuracy: float, n: int) -> float:
 def c2st(samples: Tensor, target: Tensor) -> float:
     """Accuracy of a classifier that tells samples from target, cross-validated; 1/2 is ideal.
 
+    Lower is better, but not below 1/2: low-variance draws keep apart from each other, so that near
+    a sample of one set those of the other are more likely, and .43 to .48 is common; copies of the
+    target have .2. The standard error is that of independent draws.
+
     Gradient-boosted trees of scikit-learn and ``FOLDS`` folds; each sample is judged once, by
     trees that were not trained on it. They see shifts, spreads and gaps along axes, and
     correlations less: 1/2 says that *this* classifier saw no difference. Near 1 says little
@@ -29,13 +35,15 @@ def c2st(samples: Tensor, target: Tensor) -> float:
     are cut to the smaller.
 
     Args:
-        samples: shape (n, D), n >= 5.
-        target: shape (m, D), m >= 5.
+        samples: shape (n, D); NaN below ``SMALLEST``.
+        target: shape (m, D), likewise.
 
     References:
         Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests, ICLR 2017.
     """
     size = min(len(samples), len(target))
+    if size < SMALLEST:
+        return math.nan
     rows = np.concatenate([to_numpy(samples[:size]), to_numpy(target[:size])])
     labels = np.repeat([0, 1], size)
     trees = HistGradientBoostingClassifier(
