@@ -252,7 +252,7 @@ def test_a_plugin_that_raises_is_one_line(
 def test_every_fault_becomes_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     faults = "raising,leaving,killed,segfault,sleeping,eating,printing,fm"
     arguments = [*PLUGIN, "--methods", faults, *TASK, "--seeds", "0", *TINY, "--jobs", "2"]
-    arguments += ["--timeout", "4", "--memory", "2000"]
+    arguments += ["--timeout", "9", "--memory", "2000"]
     status, errors = finish(start(*arguments, out=tmp_path))
     assert status == 1
     rows = pd.read_csv(tmp_path / "results.csv").set_index("method")
@@ -271,7 +271,7 @@ def test_every_fault_becomes_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert reasons["leaving"] == "SystemExit: 3"
     assert "killed 3 times" in reasons["killed"]
     assert "killed 3 times" in reasons["segfault"]
-    assert reasons["sleeping"] == "not done after --timeout 4 s"
+    assert reasons["sleeping"] == "not done after --timeout 9 s"
     assert "more than --memory 2000 MB" in reasons["eating"]
     tracebacks = {
         method: cell_folder(tmp_path, row["id"]) / "traceback.txt"

@@ -75,7 +75,7 @@ def test_other_data_and_another_machine_are_named(
         ('"seed": 0', '"seed": 1', "recorded with other settings"),
         ('"width": 8', '"width": "wide"', "unable to parse"),
         ('"method": "efm"', '"method": "unknown"', "recorded with other settings"),
-        ('"format": 2', '"format": 1', "older version"),
+        ('"format": 3', '"format": 2', "older version"),
     ],
 )
 def test_what_cannot_be_run_again_is_one_line(
