@@ -139,7 +139,8 @@ def _data_columns(task: str, rows: pd.DataFrame) -> pd.DataFrame:
 def pairs(results: pd.DataFrame) -> pd.DataFrame:
     """Every two competitors of a task, compared over the seeds whose data they share.
 
-    One row a pair, the better mean as ``a``, the best of the task first: ``shared_seeds``, both
+    One row a pair, the better mean as ``a``, the best of the task first; who lacks a seed comes
+    last, since those that diverged might have been worse. ``shared_seeds``, both
     means over these, ``difference`` (a - b) with its 95% interval, ``p`` of :func:`paired`,
     ``p_holm`` corrected over the pairs of the task (:func:`holm`), and the ``verdict`` at 5% after
     that correction, in words. The interval is not corrected, so it may leave zero out where the
@@ -151,12 +152,12 @@ def pairs(results: pd.DataFrame) -> pd.DataFrame:
         results: the rows of ``results.csv``.
     """
     rows = with_setting(results).assign(data=data_words(results))
-    rows = rows[rows["status"] == "done"]
     board = aggregate(rows, [*GROUP, "data"])
-    values = dict(iter(rows.groupby(["task", "data"], sort=False)))
+    values = dict(iter(rows[rows["status"] == "done"].groupby(["task", "data"], sort=False)))
     compared = [
         _compare(competitors, values[key])
         for key, competitors in board.groupby(["task", "data"], sort=False)
+        if key in values
     ]
     found = [pair for task in compared for pair in task]
     return pd.DataFrame(found, columns=COLUMNS)
@@ -176,7 +177,9 @@ def _compare(board: pd.DataFrame, rows: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     score = f"{metric}_mean"
     every = board[board[score].notna()]
-    chosen = best(every, MAX_COMPETITORS).sort_values(score, kind="stable")
+    chosen = best(every, MAX_COMPETITORS)
+    chosen = chosen.assign(lacking=chosen["count"] < chosen["tried"])
+    chosen = chosen.sort_values(["lacking", score], kind="stable")
     chosen = chosen.assign(place=range(len(chosen)))
     placed = rows[["method", "setting", "seed", metric]].merge(
         chosen[["method", "setting", "place"]]

@@ -171,6 +171,20 @@ def test_a_checkpoint_that_diverged_has_no_distance_and_is_no_front() -> None:
     assert found["best_for_nfe"].tolist() == [False, True]
 
 
+def test_a_seed_without_a_distance_leaves_the_point_without_one() -> None:
+    """One of three that did not diverge must not stand for all three."""
+    made = pd.concat(
+        [table_of(("a", 10, 4, 1.0, 0.5, value)).assign(seed=k) for k, value in
+         enumerate((0.1, np.nan, np.nan))]
+        + [table_of(("b", 10, 4, 1.0, 0.5, 0.5)).assign(seed=k) for k in range(3)],
+        ignore_index=True,
+    )  # fmt: skip
+    found = pareto(made).set_index("method")
+    assert np.isnan(found.loc["a", "distance"])
+    assert found["best_for_nfe"].to_dict() == {"a": False, "b": True}
+    assert (found["seeds"] == 3).all()
+
+
 def test_the_plot_has_every_method_and_is_only_drawn_for_curves(swept: Path) -> None:
     table = pd.read_csv(swept / "pareto.csv").fillna({"setting": ""})
     figure = curve_figure(table, EIGHT, 0.2)

@@ -15,6 +15,7 @@ from test_scale import SHAPES, first_cells
 from test_scale import record as record_of
 
 from bench.diagram import critical_difference_figure
+from bench.leaderboard import leaderboard
 from bench.overall import compare_ranks, critical_difference, overall
 from bench.records import results
 from bench.significance import SAME, UNTESTED, holm, paired, pairs, remarks
@@ -194,6 +195,21 @@ def test_pairs_are_corrected_within_their_task() -> None:
     assert len(found) == 6
     for _, own in found.groupby("task"):
         assert own["p_holm"].tolist() == pytest.approx(list(holm(own["p"].to_numpy())))
+
+
+def test_who_lacks_a_seed_is_not_the_best() -> None:
+    rng = np.random.default_rng(0)
+    made = [record(m, s, metrics=w2(v + rng.normal() / 9)) for s in range(4) for m, v in
+            (("fm", 1.0), ("vp", 2.0))]  # fmt: skip
+    made += [record("efm", 0, metrics=w2(0.1)), record("efm", 1, metrics=w2(0.1))]
+    made += [record("efm", s, status="diverged", reason="loss not finite") for s in (2, 3)]
+    rows = results(made)
+    assert remarks(pairs(rows))[EIGHT].startswith("best: fm")
+    board = leaderboard(rows).set_index("method")
+    assert board["w2_rank"].fillna(0).to_dict() == {"fm": 1, "vp": 2, "efm": 0}
+    found = overall(rows).table.set_index("name")
+    assert found.loc["efm", "tasks"] == 0
+    assert "2 of 4 seeds done; diverged: loss not finite" in found.loc["efm", "missing"]
 
 
 def test_only_the_best_of_many_settings_are_compared() -> None:
