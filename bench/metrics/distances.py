@@ -18,7 +18,7 @@ ASCENT_STARTS, ASCENT_STEPS = 4, 30
 MAX_SIMPLEX_ITERATIONS = 10_000_000
 SINKHORN_SAMPLES, SINKHORN_FAR_SAMPLES = 1000, 300
 SINKHORN_BLUR = 0.5
-SINKHORN_ITERATIONS, SINKHORN_TOLERANCE = 1000, 1e-6
+SINKHORN_ITERATIONS, SINKHORN_FAR_ITERATIONS, SINKHORN_TOLERANCE = 1000, 100, 1e-6
 LARGEST_EXPONENT = 500.0
 """Of the kernel exp(-C / e) in double precision."""
 
@@ -188,7 +188,8 @@ def sinkhorn_divergence(samples: Tensor, target: Tensor) -> float:
 def _regularised_transport(cost: Array, epsilon: float, logarithms: bool) -> float:
     """min_plan <plan, C> + e KL(plan | a x b) for uniform a, b: the value of its dual."""
     a, b = (np.full(size, 1 / size) for size in cost.shape)
-    options: dict[str, Any] = {"numItermax": SINKHORN_ITERATIONS, "stopThr": SINKHORN_TOLERANCE}
+    most = SINKHORN_FAR_ITERATIONS if logarithms else SINKHORN_ITERATIONS
+    options: dict[str, Any] = {"numItermax": most, "stopThr": SINKHORN_TOLERANCE}
     options |= {"method": "sinkhorn_log" if logarithms else "sinkhorn", "warn": False}
     with np.errstate(over="ignore"):  # POT gives exp of the logarithms too
         _, log = ot.sinkhorn(a, b, cost, epsilon, log=True, **options)
