@@ -26,6 +26,7 @@ from bench.leaderboard import (
     format_share,
     format_value,
     leaderboard,
+    main_distance,
     shown_metrics,
 )
 from bench.metrics import METRICS
@@ -34,7 +35,16 @@ from bench.pictures import MAX_FIELDS
 from bench.plots import draw_plots
 from bench.records import read_records, results
 from bench.significance import pairs, remarks
-from bench.summary import LEFT, grids, overall_grid, pairs_grid, terminal
+from bench.summary import (
+    LEFT,
+    grids,
+    in_order,
+    interval_of,
+    overall_grid,
+    pairs_grid,
+    rank_of,
+    terminal,
+)
 from datasets import TASKS
 from methods import METHODS
 
@@ -138,13 +148,15 @@ def _page(rows: pd.DataFrame, out: Path, plots: list[Path]) -> str:
 
 def _task(name: str, every: pd.DataFrame, pictures: list[str]) -> dict[str, Any]:
     """The section of a task."""
-    shown = shown_metrics(every)
+    main, shown = main_distance(every), shown_metrics(every)
+    rows = in_order(best(every, MAX_ROWS), main)
     own = [f"{file_name(kind, name)}.png" for kind in ("samples", "curves")]
     return {
         "title": TASKS[name].title if name in TASKS else name,
         "name": name,
         "labels": [METRICS[metric].label for metric in shown],
-        "lines": [_line(row, shown) for row in best(every, MAX_ROWS).to_dict("records")],
+        "lines": [_line(row, main, shown) for row in rows.to_dict("records")],
+        "main": METRICS[main].label if main else "",
         "floors": [format_value(every[f"{metric}_floor"].mean(), None) for metric in shown],
         "has_settings": bool((every["setting"] != "").any()),
         "has_changes": bool((every["changed"] != "").any()),
@@ -159,7 +171,7 @@ def _pairs(name: str, compared: pd.DataFrame) -> dict[str, Any]:
     return {"pairs": grid, "fold_pairs": len(compared) > OPEN_PAIRS}
 
 
-def _line(row: dict[Any, Any], shown: list[str]) -> dict[str, Any]:
+def _line(row: dict[Any, Any], main: str | None, shown: list[str]) -> dict[str, Any]:
     """A row of a task's table."""
     values = [
         {
@@ -181,6 +193,8 @@ def _line(row: dict[Any, Any], shown: list[str]) -> dict[str, Any]:
         "setting": row["setting"],
         "changed": row["changed"],
         "seeds": row["count"],
+        "rank": rank_of(row, main),
+        "interval": interval_of(row, main),
         "entries": [*values, *({"text": text, "best": False} for text in others)],
         "note": row["note"],
     }

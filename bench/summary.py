@@ -115,17 +115,16 @@ def _task_grid(
     """The leaderboard of one task; the best first."""
     main, shown = main_distance(every), shown_metrics(every)
     rows = best(every, MAX_ROWS)
-    if main:
-        rows = rows.sort_values(f"{main}_rank", kind="stable")
+    rows = in_order(rows, main)
     extra = [name for name in ("setting", "changed") if (every[name] != "").any()]
     lines = []
     for row in rows.to_dict("records"):
-        rank = _rank(row, main)
+        rank = rank_of(row, main)
         mark = standings.get((task, row["method"], row["setting"]), UNCOMPARED)
         mark = "" if rank == "1" else mark
         values = [_value(row, name, mark if name == main else "") for name in shown]
         names = [rank, row["method"], *(row[name] for name in extra)]
-        costs = [_interval(row, main), format_share(row["landed"])]
+        costs = [interval_of(row, main), format_share(row["landed"])]
         costs += [format_number(row["nfe"], 0), format_number(row["train_seconds"], 1)]
         lines.append([*map(Entry, names), *values, *map(Entry, [*costs, str(row["count"])])])
     floors = [format_value(every[f"{name}_floor"].mean(), None) for name in shown]
@@ -142,17 +141,23 @@ def _task_grid(
     return Grid(_title(task), head, lines, list(filter(None, below)))
 
 
+def in_order(rows: pd.DataFrame, main: str | None) -> pd.DataFrame:
+    """The rows of a task, the best first."""
+    return rows.sort_values(f"{main}_rank", kind="stable") if main else rows
+
+
 def _title(task: str) -> str:
     return TASKS[task].title if task in TASKS else task
 
 
-def _rank(row: dict[Any, Any], main: str | None) -> str:
+def rank_of(row: dict[Any, Any], main: str | None) -> str:
+    """The rank by the main distance in words; empty without one."""
     rank = row[f"{main}_rank"] if main else pd.NA
     return "" if pd.isna(rank) else str(rank)
 
 
-def _interval(row: dict[Any, Any], main: str | None) -> str:
-    """Student's t over the seeds; empty for one seed."""
+def interval_of(row: dict[Any, Any], main: str | None) -> str:
+    """The 95% interval of the main distance in words, Student's t; empty for one seed."""
     if main is None or pd.isna(row[f"{main}_ci_low"]):
         return ""
     return f"{row[f'{main}_ci_low']:.3f} to {row[f'{main}_ci_high']:.3f}".replace("-", "−")
