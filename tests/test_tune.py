@@ -741,6 +741,8 @@ def test_ctrl_c_keeps_what_is_recorded(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell's background job ignores SIGINT, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     begin = time.time()
     while not list(tmp_path.glob("cells/*/record.json")) and time.time() - begin < 120:
