@@ -152,7 +152,7 @@ def test_the_score_is_the_gradient_of_the_log_density(name: str, side: str) -> N
     score = law.score(x.detach())
     assert score is not None
     torch.testing.assert_close(score, expected, rtol=1e-6, atol=1e-8)
-    assert law.score(x.detach().float()).dtype == torch.float32  # type: ignore[union-attr]
+    assert law.score(x.detach().float()).dtype == torch.float32
 
 
 def test_a_law_without_a_density_says_so() -> None:
@@ -226,7 +226,7 @@ def test_tables_are_those_of_scikit_learn_standardised_by_what_is_trained_on(
     name: str, side: str, loader: object, label: str | None
 ) -> None:
     law = getattr(TASKS[name](), side)()
-    data = loader()  # type: ignore[operator]
+    data = loader()
     rows = data.data
     if label is not None:
         rows = rows[data.target == list(data.target_names).index(label)]
@@ -254,7 +254,7 @@ def test_the_normalisation_of_a_table_is_recorded_as_numbers() -> None:
     found = TASKS["gaussian_to_wine"]().target().normalisation.record()
     assert isinstance(found["shift"], list)
     assert len(found["shift"]) == 13
-    assert all(isinstance(value, float) and math.isfinite(value) for value in found["scale"])  # type: ignore[union-attr]
+    assert all(isinstance(value, float) and math.isfinite(value) for value in found["scale"])
 
 
 def images_of(known: Known, x: Tensor) -> list[Tensor]:

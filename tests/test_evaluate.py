@@ -39,7 +39,7 @@ def assignment_cost(x: Tensor, y: Tensor) -> float:
 def evaluation(dim: int, native: bool = True, **known: object) -> Evaluation:
     source, samples, target, second = (normal(40, dim, seed=seed) for seed in range(4))
     path = torch.stack([source, source + 1, samples])
-    return Evaluation(source, samples, target, second, path, native, **known)  # type: ignore[arg-type]
+    return Evaluation(source, samples, target, second, path, native, **known)
 
 
 IN_THE_PLANE = {"w1", "w2"}
