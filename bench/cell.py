@@ -71,10 +71,11 @@ def run_cell(
     try:
         with threadpoolctl.threadpool_limits(threads):
             method, task = cell.build_method(), cell.build_task()
-            reason = method.skip(task.dim, task.noise_source)
+            source, target = laws(cell, task)
+            reason = method.skip(target.dim, task.noise_source)
             if reason is not None:
                 return outcome_of("skipped", reason)
-            return _measure(cell, method, task, folder, torch.device(device), tell)
+            return _measure(cell, method, task, source, target, folder, torch.device(device), tell)
     except StorageError:
         raise
     except (Exception, SystemExit) as error:
@@ -91,12 +92,13 @@ def _measure(
     cell: Cell,
     method: Method,
     task: Task,
+    source: Distribution,
+    target: Distribution,
     folder: Path,
     device: torch.device,
     tell: Notify,
 ) -> dict[str, Any]:
     _reset_peak_memory(device)
-    source, target = laws(cell, task)
     held_out = evaluation_sets(cell, source, target)
     rng = generator(cell, "method", device)
     draws = [
@@ -225,7 +227,7 @@ def build_model(
     cell: Cell, method: Method, source: Distribution, target: Distribution
 ) -> nn.Module:
     """The method's model with weights that depend on the seed alone; torch's state is kept."""
-    network = cell.network.factory(target.dim)
+    network = cell.network.factory(*target.shape)
     samples = training_samples(cell, source, target, method.samples)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(cell, "weights"))

@@ -62,6 +62,9 @@ class Parser(argparse.ArgumentParser):
         add("--scheduler", metavar="ADDRESS", help="dask cluster: tcp://..., tls://... or a file")
         add("--tensorboard", action="store_true", help="write the training loss for TensorBoard")
         add("--plugin", action="append", default=[], metavar="FILE.py", help="your method or task")
+        add("--data-root", metavar="DIR", help="where data sets of yours lie, see README")
+        add("--fid-weights", metavar="FILE", help="pytorch-fid's weights, else its usual cache")
+        add("--checkpoint", type=count, metavar="K", help="save training every K steps")
 
 
 def plan_of(arguments: argparse.Namespace, out: Path, *command: str) -> Plan:
@@ -86,6 +89,9 @@ def plan_of(arguments: argparse.Namespace, out: Path, *command: str) -> Plan:
         tensorboard=arguments.tensorboard,
         command=shlex.join(["python", "-m", *command]),
         plugins=arguments.plugin,
+        data_root=arguments.data_root,
+        fid_weights=arguments.fid_weights,
+        checkpoint=arguments.checkpoint,
     )
 
 

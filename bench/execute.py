@@ -63,6 +63,9 @@ class Plan(NamedTuple):
     command: str | None = None
     tensorboard: bool = False
     plugins: tuple[str, ...] = ()
+    data_root: str | None = None
+    fid_weights: str | None = None
+    checkpoint: int | None = None
 
     def job(self, cell: Cell) -> Job:
         """What a worker is told of a cell."""
@@ -78,6 +81,9 @@ class Plan(NamedTuple):
             command=self.command,
             tensorboard=self.tensorboard,
             plugins=self.plugins,
+            data_root=self.data_root,
+            fid_weights=self.fid_weights,
+            checkpoint=self.checkpoint,
         )
 
 

@@ -164,7 +164,7 @@ def field_figure(folder: Path, setting: str = "") -> Figure:
     capacitor = _capacitor(cell, method, source, target)
     kind = "learned field" if method.trained else "exact field"
     pictures = [_picture(kind, cell, method, model, capacitor, source)]
-    exact = exact_counterpart(method, task.dim)
+    exact = exact_counterpart(method, target.dim)
     if exact is not None:
         model = build_model(cell, exact, source, target)
         kind = f"exact field of {EXACT_CHARGES:,} charges a plate"
@@ -207,7 +207,7 @@ def read_model(
         weights = safetensors.torch.load(path.read_bytes())
     except Exception as error:  # SafetensorError, or KeyError for a type that torch lacks
         raise ValueError(f"{path.name} cannot be read ({_reason(error)})") from None
-    network = cell.network.factory(target.dim)
+    network = cell.network.factory(*target.shape)
 
     def weightless(scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module:
         with torch.device("meta"):

@@ -109,6 +109,9 @@ def run(
     scheduler: str | None = None,
     tensorboard: bool = False,
     plugins: Sequence[str] = (),
+    data_root: str | Path | None = None,
+    fid_weights: str | Path | None = None,
+    checkpoint: int | None = None,
     **axes: Any,
 ) -> pd.DataFrame:
     """Runs the cells that have no record yet and writes the tables; no plots, no report.
@@ -126,6 +129,9 @@ def run(
         scheduler: address or scheduler file of a dask cluster to run on.
         tensorboard: write the training loss for TensorBoard.
         plugins: Python files that register methods or tasks.
+        data_root: where data sets of the user lie.
+        fid_weights: the weight file of pytorch-fid.
+        checkpoint: training steps between two checkpoints.
         axes: settings, a value or a list of values each: ``L=[6, 30]``, ``steps=500``,
             ``**{"efm.points": ["log", "mix"]}``.
 
@@ -153,6 +159,9 @@ def run(
         scheduler=scheduler,
         tensorboard=tensorboard,
         plugins=plugins,
+        data_root=data_root,
+        fid_weights=fid_weights,
+        checkpoint=checkpoint,
         command=shlex.join(["python", *sys.argv]),
     )
     with contextlib.closing(Session(spec, spec.cells(), plan, force).records()) as records:

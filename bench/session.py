@@ -41,6 +41,9 @@ def make_plan(
     tensorboard: bool = False,
     command: str | None = None,
     plugins: Sequence[str] = (),
+    data_root: str | Path | None = None,
+    fid_weights: str | Path | None = None,
+    checkpoint: int | None = None,
 ) -> Plan:
     """How cells are to be run, checked.
 
@@ -53,6 +56,12 @@ def make_plan(
     for name, limit in (("timeout", timeout), ("memory", memory)):
         if limit is not None and not (isinstance(limit, int | float) and 0 < limit <= MAX_LIMIT):
             raise SpecError(f"{name}: must be positive and at most 1e9, got {limit!r}")
+    if checkpoint is not None and not (isinstance(checkpoint, int) and checkpoint >= 1):
+        raise SpecError(f"checkpoint: must be a number of steps from 1 on, got {checkpoint!r}")
+    if data_root is not None and not Path(data_root).is_dir():
+        raise SpecError(f"data-root: no folder {str(data_root)!r}")
+    if fid_weights is not None and not Path(fid_weights).is_file():
+        raise SpecError(f"fid-weights: no file {str(fid_weights)!r}")
     if scheduler is not None and jobs is not None:
         raise SpecError("jobs: a cluster has as many as it has workers; leave it out")
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -77,6 +86,9 @@ def make_plan(
         command=command,
         tensorboard=tensorboard,
         plugins=tuple(str(Path(path).absolute()) for path in plugins),
+        data_root=None if data_root is None else str(Path(data_root).absolute()),
+        fid_weights=None if fid_weights is None else str(Path(fid_weights).absolute()),
+        checkpoint=checkpoint,
     )
 
 

@@ -49,6 +49,12 @@ class Job(NamedTuple):
     tensorboard: bool = False
     plugins: tuple[str, ...] = ()
     """Files that register the methods and tasks of the cell."""
+    data_root: str | None = None
+    """Where the user's data sets lie."""
+    fid_weights: str | None = None
+    """The weights of pytorch-fid; those of its usual cache if None."""
+    checkpoint: int | None = None
+    """Steps between two checkpoints of the training; if None one is written now and then."""
 
 
 class WorkerError(Exception):

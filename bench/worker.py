@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -37,6 +38,7 @@ from bench.provenance import device_name, environment
 from bench.records import FORMAT, is_settled, read_record
 from bench.slots import Job, deal
 from bench.spec import Cell
+from datasets.base import DATA_ROOT
 
 RUNNING = "running"
 FILES = (RECORD, SAMPLES, MODEL, TRACEBACK)
@@ -49,6 +51,8 @@ class Attempt:
     def __init__(self, job: Job, folder: Path, device: str, index: int) -> None:
         self.job, self.folder = job, folder
         self.plugins = {path: load_plugin(path) for path in job.plugins}
+        if job.data_root is not None:
+            os.environ[DATA_ROOT] = job.data_root
         self.cell = Cell.model_validate_json(job.cell)
         self.device = deal(device, index, torch.cuda.device_count())
         self.threads = job.threads or torch.get_num_threads()

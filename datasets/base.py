@@ -202,6 +202,27 @@ def check_samples(samples: Tensor, dim: int, name: str) -> Tensor:
     return samples
 
 
+class DataError(ValueError):
+    """Files of a data set are missing or spoiled. One line that says what must lie where."""
+
+
+DATA_ROOT = "BENCH_DATA_ROOT"
+"""The environment variable of the folder in which the user's data sets lie (``--data-root``)."""
+
+
+class Labelled(NamedTuple):
+    """Labelled samples in the units of a task: a classifier of them sees what metrics ask for."""
+
+    train: Tensor  # (N, D), of no use for the test part of the task
+    train_labels: Tensor  # (N,) int64, from 0 to classes - 1
+    test: Tensor  # (M, D)
+    test_labels: Tensor  # (M,)
+    names: tuple[str, ...]
+    """The classes in words, as many as there are."""
+    wanted: tuple[int, ...]
+    """The classes that the target of the task consists of."""
+
+
 Map = Callable[[Tensor], Tensor]
 """``map(x (B, D))``: images (B, D)."""
 
@@ -229,6 +250,7 @@ class Task(BaseModel, ABC):
     version: ClassVar[int] = 1
     """Raised when the data of the task change, so that old records are not mixed with new."""
     dim: ClassVar[int]
+    """D with the default parameters; with others it is that of the source and the target."""
     noise_source: ClassVar[bool]
     """Whether the source is N(0, I)."""
 
@@ -243,6 +265,17 @@ class Task(BaseModel, ABC):
     def known(self) -> Known | None:
         """The optimal map and its cost, where they have a closed form."""
         return None
+
+    def labelled(self) -> Labelled | None:
+        """Labelled samples like those of the target, where there are any."""
+        return None
+
+    def check(self) -> None:
+        """Looks whether the files are there that the task needs, without reading them all.
+
+        Raises:
+            DataError: they are not, or hold something else.
+        """
 
     def parameters(self) -> dict[str, Any]:
         """The parameters by name."""

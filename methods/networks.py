@@ -31,8 +31,9 @@ class NetworkSettings(BaseModel):
     skip: Literal["auto", "on", "off"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
 
-    def factory(self, dim: int) -> NetworkFactory:
-        """The network factory for data of dimension ``dim``."""
+    def factory(self, *shape: int) -> NetworkFactory:
+        """The network factory for data of a shape: (D,), or (channels, height, width)."""
+        dim = math.prod(shape)
         skip = self.skip == "on" or (self.skip == "auto" and dim >= SKIP_DIM)
 
         def build(scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module:
