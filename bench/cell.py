@@ -5,12 +5,13 @@ import errno
 import functools
 import hashlib
 import io
+import math
 import resource
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -18,9 +19,11 @@ import threadpoolctl
 import torch
 from torch import Tensor, nn
 
+from bench.checkpoint import Checkpoints, Source
 from bench.curve import halvings, measure_curve
 from bench.evaluate import MAIN, Evaluation, evaluate
 from bench.folder import (
+    CHECKPOINT,
     MODEL,
     SAMPLES,
     TRACEBACK,
@@ -43,12 +46,37 @@ Notify = Callable[[str, int, int, float | None], None]
 """``notify(stage, step, steps, loss)``: where a cell stands."""
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+BLOCK_NUMBERS = 2**21
+"""Numbers of the states that are transported at a time: 8 MB, and what the network makes of it."""
 MAX_REASON = 500
 """Characters of an exception that stand in the tables; the traceback file has it all."""
 
 
+class Saving(NamedTuple):
+    """When training is saved."""
+
+    every: int | None = None
+    """Steps between two checkpoints; None for one every few minutes."""
+    written: Callable[[], None] = lambda: None
+    """Called after each."""
+
+
+class Place(NamedTuple):
+    """Where a cell runs, and who is told."""
+
+    folder: Path
+    device: torch.device
+    tell: Notify
+    saving: Saving
+
+
 def run_cell(
-    cell: Cell, folder: Path, device: str = "cpu", threads: int = 1, notify: Notify | None = None
+    cell: Cell,
+    folder: Path,
+    device: str = "cpu",
+    threads: int = 1,
+    notify: Notify | None = None,
+    saving: Saving = Saving(),
 ) -> dict[str, Any]:
     """Runs a cell; an exception of the cell becomes its status.
 
@@ -58,6 +86,7 @@ def run_cell(
         device: a torch device.
         threads: CPU threads to use.
         notify: told where the cell stands.
+        saving: when training is saved. A checkpoint in the folder is gone on from.
 
     Returns:
         The part of the record that is measured: status, reason, metrics, times.
@@ -75,7 +104,8 @@ def run_cell(
             reason = method.skip(target.dim, task.noise_source)
             if reason is not None:
                 return outcome_of("skipped", reason)
-            return _measure(cell, method, task, source, target, folder, torch.device(device), tell)
+            place = Place(folder, torch.device(device), tell, saving)
+            return _measure(cell, method, task, source, target, place)
     except StorageError:
         raise
     except (Exception, SystemExit) as error:
@@ -94,10 +124,9 @@ def _measure(
     task: Task,
     source: Distribution,
     target: Distribution,
-    folder: Path,
-    device: torch.device,
-    tell: Notify,
+    place: Place,
 ) -> dict[str, Any]:
+    folder, device, tell, saving = place
     _reset_peak_memory(device)
     held_out = evaluation_sets(cell, source, target)
     rng = generator(cell, "method", device)
@@ -107,16 +136,21 @@ def _measure(
     ]
     model = build_model(cell, method, source, target).to(device)
     batches = method.batches(draws[0], draws[1], cell.train.batch, rng)
-    trained = train(
-        model,
-        functools.partial(next, batches),
-        cell.train,
-        lambda step, loss: tell("train", step, cell.train.steps, loss),
-        halvings(cell.train.steps, cell.eval.curve),
-    )
+    random: dict[str, Source] = {"method": rng, "source": draws[0], "target": draws[1]}
+    with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
+        torch.manual_seed(seed_of(cell, "dropout"))
+        trained = train(
+            model,
+            functools.partial(next, batches),
+            cell.train,
+            lambda step, loss: tell("train", step, cell.train.steps, loss),
+            halvings(cell.train.steps, cell.eval.curve),
+            Checkpoints(folder / CHECKPOINT, saving.every, device, random, saving.written),
+        )
     counts: dict[str, Any] = {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "train_seconds": trained.seconds,
+        "resumed_at": trained.resumed_at,
         "data_hash": hash_of(*held_out, *training_samples(cell, source, target)),
         "evaluated": len(held_out[0]),
         "normalisation": target.normalisation.record(),
@@ -184,10 +218,46 @@ def _transport(
     """The transport of the held-out source samples, and its seconds."""
     rng = generator(cell, "transport", start.device)
     begin = time.perf_counter()
-    with torch.no_grad():
-        transport = method.transport(model, start, solver, path=path, rng=rng)
+    transport = transported(method, model, start, solver, rng, path)
     transport.landed.cpu()  # waits for a GPU
     return transport, time.perf_counter() - begin
+
+
+@torch.no_grad()
+def transported(
+    method: Method,
+    model: nn.Module,
+    start: Tensor,
+    solver: Solver,
+    rng: torch.Generator,
+    path: bool = False,
+) -> Transport:
+    """The transport of ``start`` (B, D), in blocks of at most ``BLOCK_NUMBERS`` numbers.
+
+    The path is that of the first block: all paths of 20,000 colour images would take 12 GB.
+    """
+    blocks = torch.split(start, max(1, BLOCK_NUMBERS // start.shape[1]))
+    parts = [
+        method.transport(model, block, solver, path=path and place == 0, rng=rng)
+        for place, block in enumerate(blocks)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [len(block) for block in blocks]
+
+    def mean(values: Sequence[float]) -> float:
+        return float(np.average(values, weights=sizes[: len(values)]))
+
+    return parts[0]._replace(
+        end=torch.cat([part.end for part in parts]),
+        landed=torch.cat([part.landed for part in parts]),
+        nfe=math.ceil(mean([part.nfe for part in parts])),
+        diagnostics={
+            # That of the path is known for the first block alone.
+            name: mean([part.diagnostics[name] for part in parts if name in part.diagnostics])
+            for name in parts[0].diagnostics
+        },
+    )
 
 
 def laws(cell: Cell, task: Task) -> tuple[Distribution, Distribution]:

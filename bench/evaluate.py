@@ -38,7 +38,7 @@ class Evaluation:
     samples: Tensor  # (n, D) their end points
     target: Tensor  # (n, D) held-out target samples
     second_target: Tensor  # (n, D) target samples disjoint from those, for the floors
-    path: Tensor  # (T+1, n, D)
+    path: Tensor  # (T+1, k, D), of the first k <= n lines
     native: bool  # the lines start at ``source``, not at a prior of the method's own
     train: Tensor | None = None  # (N, D) the training samples of a data set, in random order
     law: Distribution | None = None  # of the target
@@ -56,7 +56,7 @@ class Evaluation:
             self,
             source=self.source[lines],
             samples=self.samples[lines],
-            path=self.path[:, lines],
+            path=self.path[:, lines[lines < self.path.shape[1]]],
             target=self.target[first],
             second_target=self.second_target[second],
             train=None if self.train is None else self.train[shuffled(self.train)],

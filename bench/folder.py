@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RECORD, LOG, TRACEBACK = "record.json", "log.txt", "traceback.txt"
-SAMPLES, MODEL = "samples.npz", "model.safetensors"
+SAMPLES, MODEL, CHECKPOINT = "samples.npz", "model.safetensors", "checkpoint.safetensors"
 LOCK, KILLS, ENDED = ".lock", "kills", "ended.json"
 MAX_KILLS = 3
 """A cell that has killed its worker this often is not tried again."""

@@ -19,7 +19,7 @@ from bench.execute import (
     open_executor,
     resolve_device,
 )
-from bench.folder import Record, cell_folder, set_kills
+from bench.folder import CHECKPOINT, Record, cell_folder, set_kills, writing
 from bench.manifest import add_run, end_run
 from bench.provenance import environment
 from bench.records import is_settled, read_records
@@ -119,7 +119,10 @@ class Session:
                 self.expectation.learn(cell, known[cell.id])
         self.todo = longest_first(pending(cells, self.before), self.expectation)
         for cell in self.todo if force else []:
-            set_kills(cell_folder(plan.out, cell.id), 0)
+            folder = cell_folder(plan.out, cell.id)
+            set_kills(folder, 0)
+            with writing(folder / CHECKPOINT):
+                (folder / CHECKPOINT).unlink(missing_ok=True)
         self.statuses = Counter(str(record["status"]) for record in self.before)
         self.executor: Executor | None = None
         if self.todo:

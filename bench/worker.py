@@ -12,8 +12,9 @@ from typing import Any, TextIO
 
 import torch
 
-from bench.cell import Notify, run_cell
+from bench.cell import Notify, Saving, run_cell
 from bench.folder import (
+    CHECKPOINT,
     ENDED,
     LOG,
     MAX_KILLS,
@@ -41,7 +42,9 @@ from bench.spec import Cell
 from datasets.base import DATA_ROOT
 
 RUNNING = "running"
-FILES = (RECORD, SAMPLES, MODEL, TRACEBACK)
+FILES = (RECORD, SAMPLES, MODEL, TRACEBACK, CHECKPOINT)
+GO_ON = ("timeout", "killed")
+"""With more time or memory the cell goes on from its checkpoint."""
 NOTIFY_SECONDS = 0.5
 
 
@@ -82,6 +85,8 @@ class Attempt:
             (self.folder / ENDED).unlink(missing_ok=True)
             for name in () if outcome["status"] == "done" else (SAMPLES, MODEL):
                 (self.folder / name).unlink(missing_ok=True)  # of an earlier attempt
+            if outcome["status"] not in GO_ON:
+                (self.folder / CHECKPOINT).unlink(missing_ok=True)
             if (self.folder / TRACEBACK).stat().st_size == 0:  # of a process that was killed
                 (self.folder / TRACEBACK).unlink()
         return record
@@ -183,7 +188,9 @@ def _logged_run(attempt: Attempt, in_process: bool) -> dict[str, Any]:
         say = partial(_say, log)
         say(f"{cell.label} ({cell.id}) on {device}, threads: {attempt.threads}")
         notify = _notify(attempt, say, curves)
-        outcome = run_cell(cell, folder, device, attempt.threads, notify)
+        # A worker that is killed again and again is given up, unless it comes further each time.
+        saving = Saving(attempt.job.checkpoint, lambda: set_kills(folder, int(in_process)))
+        outcome = run_cell(cell, folder, device, attempt.threads, notify, saving)
         say(" ".join(filter(None, (outcome["status"], outcome["reason"]))))
         for name, value in outcome["metrics"].items():
             say(f"  {name} {value:.6g}")

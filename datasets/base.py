@@ -162,29 +162,50 @@ class Stream:
 
     Samples are made in blocks of a fixed size, so the sequence depends on the generator alone:
     methods that take different numbers at a time see the same data in the same order.
+    :meth:`get_state` says where the stream stands, :meth:`set_state` puts another there.
 
     Raises:
         ValueError: a distribution that yields NaN or infinity.
     """
 
     BLOCK = 8192
+    NUMBERS = 2**23
+    """Large samples come in blocks of fewer: 32 MB."""
 
     def __init__(
         self, distribution: Distribution, rng: torch.Generator, device: torch.device, name: str
     ) -> None:
         self.distribution, self.rng, self.device, self.name = distribution, rng, device, name
+        self.block = min(self.BLOCK, max(1, self.NUMBERS // distribution.dim))
+        self.before = rng.get_state()  # of the last block
         self.rest = torch.empty(0, distribution.dim, device=device)
 
     def __call__(self, k: int) -> Tensor:
         """The next ``k`` samples, shape (k, D)."""
         blocks, held = [self.rest], len(self.rest)
         while held < k:
-            block = self.distribution.sample(self.BLOCK, self.rng)
-            blocks.append(check_samples(block, self.distribution.dim, self.name).to(self.device))
-            held += len(block)
+            blocks.append(self._next())
+            held += len(blocks[-1])
         samples = torch.cat(blocks) if len(blocks) > 1 else self.rest
         self.rest = samples[k:]
         return samples[:k]
+
+    def _next(self) -> Tensor:
+        self.before = self.rng.get_state()
+        block = self.distribution.sample(self.block, self.rng)
+        return check_samples(block, self.distribution.dim, self.name).to(self.device)
+
+    def get_state(self) -> Tensor:
+        """Where the stream stands: its generator before the last block, and what is left of it."""
+        left = torch.tensor([len(self.rest)], dtype=torch.int64)
+        return torch.cat([self.before, left.view(torch.uint8)])
+
+    def set_state(self, state: Tensor) -> None:
+        """Goes on as the stream did whose state this is."""
+        left = int(state[-8:].clone().view(torch.int64))
+        self.rng.set_state(state[:-8].clone())
+        block = self._next()
+        self.rest = block[len(block) - left :]
 
 
 def check_samples(samples: Tensor, dim: int, name: str) -> Tensor:

@@ -71,3 +71,22 @@ class Pausing(FlowMatching):
     def regression(self, source, target, n, rng):  # type: ignore[no-untyped-def]
         time.sleep(self.pause)
         return super().regression(source, target, n, rng)
+
+
+class DiesOnTheWay(FlowMatching):
+    """Flow Matching whose process is killed in the middle of the training, three times and more.
+
+    At the 30th batch of each process: with a checkpoint every 20 steps each gets further.
+    """
+
+    name: ClassVar[str] = "dies_on_the_way"
+    drawn: ClassVar[int] = 0
+
+    def regression(self, source, target, n, rng):  # type: ignore[no-untyped-def]
+        type(self).drawn += 1
+        if type(self).drawn == 30:
+            killed()
+        return super().regression(source, target, n, rng)
+
+
+register(DiesOnTheWay)
