@@ -145,41 +145,55 @@ class Empirical(Distribution):
             ValueError: training samples that are all equal.
         """
         unique: Any = torch.unique  # untyped in torch
-        distinct, which = unique(self.train, dim=0, return_inverse=True)
-        if len(distinct) < 2:
-            raise ValueError("train holds no two different samples, so none can be for validation")
-        order = torch.randperm(
-            len(distinct), generator=torch.Generator().manual_seed(VALIDATION_SEED)
-        )
-        held = torch.isin(which, order[: max(1, round(VALIDATION_SHARE * len(distinct)))])
+        _, which = unique(self.train, dim=0, return_inverse=True)
+        held = validation_part(which)
         other = copy.copy(self)
         other.train, other.test = self.train[~held], self.train[held]
         return other
+
+
+def validation_part(which: Tensor) -> Tensor:
+    """Which training samples are for validation, booleans (N,).
+
+    Args:
+        which: numbers 0, 1, ... of the different samples, (N,): equal samples have equal ones.
+
+    Raises:
+        ValueError: samples that are all equal.
+    """
+    different = int(which.max()) + 1
+    if different < 2:
+        raise ValueError("train holds no two different samples, so none can be for validation")
+    order = torch.randperm(different, generator=torch.Generator().manual_seed(VALIDATION_SEED))
+    return torch.isin(which, order[: max(1, round(VALIDATION_SHARE * different))])
 
 
 class Stream:
     """Training samples one after the other: ``stream(k)`` hands out the next k.
 
     Samples are made in blocks of a fixed size, so the sequence depends on the generator alone:
-    methods that take different numbers at a time see the same data in the same order.
+    methods that take different numbers at a time see the same data in the same order. A block of
+    large samples has fewer of them, ``MOST_NUMBERS`` in all.
 
     Raises:
         ValueError: a distribution that yields NaN or infinity.
     """
 
     BLOCK = 8192
+    MOST_NUMBERS = 2**24
 
     def __init__(
         self, distribution: Distribution, rng: torch.Generator, device: torch.device, name: str
     ) -> None:
         self.distribution, self.rng, self.device, self.name = distribution, rng, device, name
         self.rest = torch.empty(0, distribution.dim, device=device)
+        self.block = max(1, min(self.BLOCK, self.MOST_NUMBERS // distribution.dim))
 
     def __call__(self, k: int) -> Tensor:
         """The next ``k`` samples, shape (k, D)."""
         blocks, held = [self.rest], len(self.rest)
         while held < k:
-            block = self.distribution.sample(self.BLOCK, self.rng)
+            block = self.distribution.sample(self.block, self.rng)
             blocks.append(check_samples(block, self.distribution.dim, self.name).to(self.device))
             held += len(block)
         samples = torch.cat(blocks) if len(blocks) > 1 else self.rest
@@ -253,6 +267,8 @@ class Task(BaseModel, ABC):
     """D with the default parameters; with others it is that of the source and the target."""
     noise_source: ClassVar[bool]
     """Whether the source is N(0, I)."""
+    user_files: ClassVar[bool] = False
+    """Whether the task reads files that the user has to supply, also with its defaults."""
 
     @abstractmethod
     def source(self) -> Distribution:
