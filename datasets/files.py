@@ -94,32 +94,30 @@ def errors_of(task: str) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------ formats
 
 
+def _mnist_part(root: Path, train: bool) -> tuple[Tensor, Tensor]:
+    from torchvision.datasets import MNIST
+
+    path = root / "MNIST" / "raw" / MNIST_FILES[0 if train else 2]
+    try:
+        official = MNIST(root, train=train)
+    except Exception as error:  # it parses bytes, and anything may be wrong with them
+        raise _spoiled(path, error) from None
+    images, labels = official.data, official.targets
+    if images.shape[1:] != (28, 28) or not 0 < len(images) == len(labels) or labels.max() > 9:
+        found = f"{tuple(images.shape)} and {len(labels)} labels"
+        raise _spoiled(path, f"expected n images of 28x28 and n labels 0 to 9, got {found}")
+    return images.flatten(1), labels
+
+
 @cache
 def mnist(root: Path) -> ImageSet:
     """MNIST in its official split, 1x28x28, read by torchvision."""
-    from torchvision.datasets import MNIST
-
     folder = root / "MNIST" / "raw"
     lacking = [name for name in MNIST_FILES if not (folder / name).is_file()]
     if lacking:
         raise _missing("MNIST", root, f"{lacking[0]} is not in {folder}")
-    parts: list[Tensor] = []
-    for train in (True, False):
-        try:
-            official = MNIST(root, train=train)
-        except Exception as error:  # it parses bytes, and anything may be wrong with them
-            raise _spoiled(folder / MNIST_FILES[0 if train else 2], error) from None
-        images, labels = official.data, official.targets
-        if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max() > 9:
-            raise _spoiled(
-                folder / MNIST_FILES[0 if train else 2],
-                f"expected as many images of 28x28 as labels 0 to 9, got {tuple(images.shape)}"
-                f" and {len(labels)} labels",
-            )
-        parts += [images.flatten(1), labels]
-    train, train_labels, test, test_labels = parts
-    names = tuple("0123456789")
-    return ImageSet((1, 28, 28), train, train_labels, test, test_labels, names)
+    shape, names = (1, 28, 28), tuple("0123456789")
+    return ImageSet(shape, *_mnist_part(root, True), *_mnist_part(root, False), names)
 
 
 @cache
