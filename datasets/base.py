@@ -145,16 +145,27 @@ class Empirical(Distribution):
             ValueError: training samples that are all equal.
         """
         unique: Any = torch.unique  # untyped in torch
-        distinct, which = unique(self.train, dim=0, return_inverse=True)
-        if len(distinct) < 2:
-            raise ValueError("train holds no two different samples, so none can be for validation")
-        order = torch.randperm(
-            len(distinct), generator=torch.Generator().manual_seed(VALIDATION_SEED)
-        )
-        held = torch.isin(which, order[: max(1, round(VALIDATION_SHARE * len(distinct)))])
+        _, which = unique(self.train, dim=0, return_inverse=True)
+        held = validation_part(which)
         other = copy.copy(self)
         other.train, other.test = self.train[~held], self.train[held]
         return other
+
+
+def validation_part(which: Tensor) -> Tensor:
+    """Which training samples are for validation, booleans (N,).
+
+    Args:
+        which: numbers 0, 1, ... of the different samples, (N,): equal samples have equal ones.
+
+    Raises:
+        ValueError: samples that are all equal.
+    """
+    different = int(which.max()) + 1
+    if different < 2:
+        raise ValueError("train holds no two different samples, so none can be for validation")
+    order = torch.randperm(different, generator=torch.Generator().manual_seed(VALIDATION_SEED))
+    return torch.isin(which, order[: max(1, round(VALIDATION_SHARE * different))])
 
 
 class Stream:
@@ -169,14 +180,14 @@ class Stream:
     """
 
     BLOCK = 8192
-    NUMBERS = 2**23
-    """Large samples come in blocks of fewer: 32 MB."""
+    MOST_NUMBERS = 2**24
+    """Large samples come in blocks of fewer: 64 MB."""
 
     def __init__(
         self, distribution: Distribution, rng: torch.Generator, device: torch.device, name: str
     ) -> None:
         self.distribution, self.rng, self.device, self.name = distribution, rng, device, name
-        self.block = min(self.BLOCK, max(1, self.NUMBERS // distribution.dim))
+        self.block = max(1, min(self.BLOCK, self.MOST_NUMBERS // distribution.dim))
         self.before = rng.get_state()  # of the last block
         self.rest = torch.empty(0, distribution.dim, device=device)
 
@@ -274,6 +285,8 @@ class Task(BaseModel, ABC):
     """D with the default parameters; with others it is that of the source and the target."""
     noise_source: ClassVar[bool]
     """Whether the source is N(0, I)."""
+    user_files: ClassVar[bool] = False
+    """Whether the task reads files that the user has to supply, also with its defaults."""
 
     @abstractmethod
     def source(self) -> Distribution:

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from datasets.base import Distribution, Empirical, Normalisation, Task, register
+from datasets.base import Distribution, Empirical, Labelled, Normalisation, Task, register
 from datasets.gaussians import StandardNormal
 
 PIXELS = Normalisation(shift=8.0, scale=8.0)
@@ -37,6 +37,13 @@ def digits(label: int | None = None) -> Empirical:
     return Empirical(train, test, SHAPE, PIXELS)
 
 
+def labelled_digits(wanted: tuple[int, ...]) -> Labelled:
+    """All digits with their labels, in [-1, 1]."""
+    train, test, train_labels, test_labels = _split()
+    parts = PIXELS.apply(train.float()), train_labels, PIXELS.apply(test.float()), test_labels
+    return Labelled(*parts, names=tuple("0123456789"), wanted=wanted)
+
+
 @register
 class GaussianToDigits(Task):
     """N(0, I) to the digits 0 to 9."""
@@ -51,6 +58,9 @@ class GaussianToDigits(Task):
 
     def target(self) -> Distribution:
         return digits()
+
+    def labelled(self) -> Labelled:
+        return labelled_digits(tuple(range(10)))
 
 
 @register
@@ -67,3 +77,6 @@ class DigitsThreeToTwo(Task):
 
     def target(self) -> Distribution:
         return digits(2)
+
+    def labelled(self) -> Labelled:
+        return labelled_digits((2,))

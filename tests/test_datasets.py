@@ -20,7 +20,9 @@ from datasets.gaussians import StandardNormal
 from datasets.toy import EightGaussians, Moons, SCurve, SwissRoll
 
 CPU = torch.device("cpu")
-SIDES = [(name, side) for name in TASKS for side in ("source", "target")]
+BUILT_IN = [name for name, task in TASKS.items() if not task.user_files]
+"""Those that need files of the user's are tried in test_images.py, on files of the tests' own."""
+SIDES = [(name, side) for name in BUILT_IN for side in ("source", "target")]
 DRAWS: dict[str, Callable[[Distribution, int, torch.Generator], Tensor]] = {
     "sample": lambda law, n, rng: law.sample(n, rng),
     "low_variance": lambda law, n, rng: law.low_variance(n, rng),
@@ -79,7 +81,7 @@ def test_two_draws_from_one_generator_differ(task: str, side: str) -> None:
         assert not torch.equal(draw(law, 50, generator), draw(law, 50, generator))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", BUILT_IN)
 def test_source_and_target_live_in_one_space(task: str) -> None:
     built = TASKS[task]()
     assert built.source().dim == built.target().dim == built.dim
@@ -89,16 +91,17 @@ def test_source_and_target_live_in_one_space(task: str) -> None:
     assert set(built.parameters()) == set(TASKS[task].model_fields)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", BUILT_IN)
 def test_noise_source_says_whether_the_source_is_standard_normal(task: str) -> None:
     samples = law_of(task, "source").sample(3000, rng()).numpy().astype(float)
+    samples = samples[:, :: 1 + samples.shape[1] // 256]  # of thousands of pixels some are enough
     smallest = min(stats.kstest(column, "norm").pvalue for column in samples.T)
     covariance = np.cov(samples, rowvar=False)
     normal = smallest > 1e-5 and np.abs(covariance - np.eye(samples.shape[1])).max() < 0.15
     assert normal == TASKS[task].noise_source
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", BUILT_IN)
 def test_a_task_refuses_what_it_does_not_know(task: str) -> None:
     with pytest.raises(ValidationError):
         TASKS[task](stdd=1)

@@ -151,6 +151,8 @@ EVERY_SETTING = [
 
 def other_values(annotation: Any, value: Any) -> list[Any]:
     """Values that a setting might take instead of ``value``."""
+    if annotation is str:
+        return ["2+3", "other"]  # some digits, a folder
     if get_origin(annotation) is Literal or not isinstance(value, int | float):
         words = [word for part in (annotation, *get_args(annotation)) for word in get_args(part)]
         words += get_args(annotation)
