@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from bench.ablation import file_name
 from bench.stored import Array, Images, Ranked
@@ -19,7 +20,8 @@ DPI = 120
 ENLARGED = 2
 """Pixels of a PNG for a pixel of an image, at least."""
 WIDE = 3.0
-"""Paths that spread over so many half ranges of the data are not clipped but scaled."""
+"""Frames whose deviation is more half ranges of the data than this are not clipped but scaled."""
+SCALED = "(frames far beyond the data are drawn in their own range)"
 PAGE = 12.0
 """Inches across a figure of several columns."""
 SMALL = 7.5
@@ -60,7 +62,6 @@ def samples_figure(panels: Panels, paired: bool, title: str) -> Figure:
         blocks += [(f"real, held out{size}", panel.target)]
         blocks += [(f"inputs, held out{size}", panel.source)] if paired else []
     blocks += [(name, panel.samples) for name, panel in panels.items()]
-    most = max(_tiles(images) for _, images in blocks)
     shown = [(name, _block(images, span)) for name, images in blocks]
     width = max(2.4, *(_inches(image) for _, image in shown))
     columns = min(len(shown), 5, max(1, int(PAGE / width)))
@@ -68,7 +69,7 @@ def samples_figure(panels: Panels, paired: bool, title: str) -> Figure:
     for ax, (name, image) in zip(grid, shown, strict=False):
         _show(ax, image)
         ax.set_title(name, fontsize=9)
-    _entitle(figure, title, f"at most {most**2} a block, not chosen")
+    _entitle(figure, title, "the first of each, not selected")
     return figure
 
 
@@ -93,10 +94,10 @@ def paths_figure(panels: Panels, paired: bool, title: str) -> Figure:
     width = max(4.8, *(_inches(image) for image, _ in shown.values()))
     height = max(width * image.shape[0] / image.shape[1] for image, _ in shown.values())
     columns = min(len(shown), max(1, int(PAGE / width)))
-    figure, grid = _grid(len(shown), columns, width, height + 0.7)
+    figure, grid = _grid(len(shown), columns, width, height + 0.45)
     for ax, (name, (image, scaled)) in zip(grid, shown.items(), strict=False):
         _show(ax, image)
-        ax.set_title(f"{name}\n(each frame in its own range)" if scaled else name, fontsize=9)
+        ax.set_title(f"{name}\n{SCALED}" if scaled else name, fontsize=9)
         count = len(paths[name])
         shares = [f"{k / max(count - 1, 1):.0%}" for k in range(count)]
         ax.set_xticks(_centres(paths[name], count), shares, fontsize=SMALL)
@@ -178,15 +179,14 @@ def _across(images: Array, pixels: int, least: int, most: int) -> int:
 
 
 def _strips(path: Array, span: Span) -> tuple[Array, bool]:
-    """A row of frames for each sample of a path (T', S, C, H, W), and whether they are scaled."""
+    """A row of frames for each sample of a path (T', S, C, H, W), and whether some are scaled."""
     low, high = span
-    scaled = bool(path.std(axis=(1, 2, 3, 4)).max() > WIDE * (high - low) / 2)
-    if scaled:
-        bottom, top = np.quantile(path, [0.01, 0.99], axis=(2, 3, 4), keepdims=True)
-        bottom, top = np.minimum(bottom, low), np.maximum(top, high)
-        path, span = (path - bottom) / (top - bottom), (0.0, 1.0)
-    rows = path.swapaxes(0, 1).reshape(-1, *path.shape[2:])
-    return montage(rows, len(path), span), scaled
+    wide = path.std(axis=(1, 2, 3, 4)) > WIDE * (high - low) / 2
+    bottom, top = np.quantile(path, [0.01, 0.99], axis=(2, 3, 4), keepdims=True)
+    bottom, top = np.minimum(bottom, low), np.maximum(top, high)
+    own = low + (path - bottom) / (top - bottom) * (high - low)
+    rows = np.where(wide[:, None, None, None, None], own, path).swapaxes(0, 1)
+    return montage(rows.reshape(-1, *path.shape[2:]), len(path), span), bool(wide.any())
 
 
 def _halves(ranked: Ranked) -> list[tuple[Array, Array]]:
@@ -201,7 +201,8 @@ def _halves(ranked: Ranked) -> list[tuple[Array, Array]]:
 def _centres(images: Array, count: int) -> Array:
     """Where the columns of a montage of ``count`` images across have their middles."""
     width = images.shape[-1]
-    return np.arange(count, dtype=np.float64) * (width + 1) + (width - 1) / 2
+    middles: Array = np.arange(count) * (width + 1) + (width - 1) / 2
+    return middles
 
 
 def _inches(image: Array) -> float:
@@ -210,14 +211,14 @@ def _inches(image: Array) -> float:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.2f}" if value < 100 else f"{value:.3g}"
 
 
 def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """``count`` panels in rows of ``columns``."""
     rows = -(-count // columns)
     size = columns * width + 0.2, rows * height + 0.6
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1))
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in grid[count:]:
         ax.axis("off")
