@@ -337,11 +337,14 @@ def image_grid(samples: Array, inputs: Array | None, span: tuple[float, float]) 
     columns = math.isqrt(max(len(samples) * (1 if inputs is None else 2) - 1, 0)) + 1
     columns = min(columns, len(samples))
     rows = [slice(start, start + columns) for start in range(0, len(samples), columns)]
-    parts = [samples] if inputs is None else [inputs, samples]
-    strips = [montage(part[row], columns, span) for row in rows for part in parts]
-    gap = np.ones((1, strips[0].shape[1], 3))
-    stack = [piece for strip in strips for piece in (strip, gap)][:-1]
-    image = np.concatenate(stack)
+    both = [part for part in (inputs, samples) if part is not None]
+    pieces = []
+    for row in rows:
+        for part in both:
+            pieces += [montage(part[row], columns, span)]
+            pieces += [np.ones((1, pieces[0].shape[1], 3))]
+        pieces += [pieces[-1]] * 2 * (len(both) - 1)  # a wider gap between pairs
+    image = np.concatenate(pieces[: 1 - 2 * len(both)])
     return enlarged(image, max(1, min(8, PICTURE // image.shape[1])))
 
 
