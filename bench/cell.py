@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bench.checkpoint import Checkpoints, Source
 from bench.curve import halvings, measure_curve
 from bench.evaluate import MAIN, Evaluation, evaluate
+from bench.excerpts import excerpts
 from bench.folder import (
     CHECKPOINT,
     MODEL,
@@ -207,6 +208,7 @@ def _measure(
         "samples": target.normalisation.undo(samples),
         "target": target.normalisation.undo(held_out[1]),
         "losses": trained.losses,
+        **excerpts(target, samples, held_out[1], path),
     }
     _store(folder, trained.model, shown)
     return {**outcome_of("done", None, **counts), "metrics": metrics}

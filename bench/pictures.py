@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,10 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.ablation import file_name
-from bench.cell import build_model, generator, laws, training_samples
-from bench.folder import MODEL, RECORD, cell_folder
-from bench.records import read_record
-from bench.spec import Cell, printable, public_fields
+from bench.cell import build_model, generator, laws
+from bench.folder import MODEL, cell_folder
+from bench.spec import Cell, public_fields
+from bench.stored import read_cell, read_model, reason_of
 from datasets import TASKS, Distribution
 from methods import METHODS, Method
 from methods.base import Field
@@ -45,8 +44,6 @@ NEAR = 0.03
 EXACT_CHARGES = 1024
 MAX_STEPS, MIN_TOLERANCE = 200, 1e-5
 """Lines of a picture are integrated no finer than this."""
-MAX_MODEL_BYTES = 2**26
-MAX_WORDS = 200
 STATES = 400
 """Points of a line that are drawn, at least."""
 ROWS, COLUMNS = 41, 81
@@ -127,7 +124,7 @@ def field_figures(
         try:
             figure = field_figure(cell_folder(out, row["id"]), str(row["setting"]))
         except Exception as error:  # files, methods and tasks of another time may raise anything
-            tell(f"{name}: not drawn: {_reason(error)}")
+            tell(f"{name}: not drawn: {reason_of(error)}")
         else:
             yield name, figure
 
@@ -140,11 +137,6 @@ def _with_field(done: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(lines=rows.get("lines"))
     rows = rows.sort_values("seed", kind="stable")
     return rows.drop_duplicates(["task", "method", "L", "lines"]).sort_index()
-
-
-def _reason(error: Exception) -> str:
-    words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    return textwrap.shorten(printable(" ".join(words.split())), MAX_WORDS)
 
 
 def field_figure(folder: Path, setting: str = "") -> Figure:
@@ -171,58 +163,6 @@ def field_figure(folder: Path, setting: str = "") -> Figure:
         pictures.append(_picture(kind, cell, exact, model, capacitor, source))
     title = f"{task.title}: {method.title} ({method.name}), seed {cell.seed}"
     return _drawn(pictures, capacitor, f"{title}\n{_words(cell, setting)}")
-
-
-def read_cell(folder: Path) -> Cell:
-    """The cell that was recorded in a folder.
-
-    Raises:
-        ValueError: no record, or one of a cell that the current code would run otherwise.
-    """
-    record = read_record(folder / RECORD)
-    cell = Cell.model_validate(record["cell"])
-    method, task = cell.build_method(), cell.build_task()
-    now = method.hyperparameters(), task.version, task.parameters()
-    if now != (cell.hyperparameters, cell.task_version, cell.task_parameters):
-        raise ValueError("recorded with other settings or data than there are now")
-    return cell
-
-
-def read_model(
-    path: Path, cell: Cell, method: Method, source: Distribution, target: Distribution
-) -> nn.Module:
-    """The trained model of a cell.
-
-    The file may be of any origin: it is read as numbers alone, and the network takes no memory
-    until they are known to fit.
-
-    Raises:
-        ValueError: a file that is missing, too large, unreadable or of another model.
-    """
-    if not path.is_file():
-        raise ValueError(f"no {path.name}")
-    if path.stat().st_size > MAX_MODEL_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_MODEL_BYTES:,} bytes")
-    try:
-        weights = safetensors.torch.load(path.read_bytes())
-    except Exception as error:  # SafetensorError, or KeyError for a type that torch lacks
-        raise ValueError(f"{path.name} cannot be read ({_reason(error)})") from None
-    network = cell.network.factory(*target.shape)
-
-    def weightless(scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module:
-        with torch.device("meta"):
-            return network(scalars, outputs, extra_inputs)
-
-    samples = training_samples(cell, source, target, method.samples)
-    with torch.random.fork_rng(devices=[]):
-        model = method.model(weightless, samples[0], samples[1])
-    expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
-    if expected != {name: (value.shape, value.dtype) for name, value in weights.items()}:
-        raise ValueError(f"{path.name} does not fit the model of the current code")
-    if not all(bool(value.isfinite().all()) for value in weights.values()):
-        raise ValueError(f"{path.name} holds numbers that are not finite")
-    model.load_state_dict(weights, strict=True, assign=True)
-    return model.eval()
 
 
 def exact_counterpart(method: Method, dim: int) -> Method | None:

@@ -1,11 +1,11 @@
 """Plots of a run, as PNG and PDF: ranks, samples, fields, bars a metric, lines an axis."""
 
+import contextlib
 import io
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 
@@ -18,12 +18,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
-from numpy.typing import NDArray
 
 from bench.ablation import ablation, axes, file_name
 from bench.curve_plots import curve_figure
 from bench.diagram import critical_difference_figure
+from bench.excerpts import is_image
 from bench.folder import SAMPLES, cell_folder, write_atomically, writing
+from bench.images import DPI, image_figures
 from bench.leaderboard import GROUP, aggregate, best, cut, few, in_turn, main_distance, with_setting
 from bench.metrics import METRICS
 from bench.overall import overall
@@ -35,7 +36,8 @@ from bench.pictures import (
     Tell,
     field_figures,
 )
-from datasets import TASKS
+from bench.stored import Array, read_images, read_samples, stored_shape
+from datasets import TASKS, Task
 
 MAX_PANELS = 10
 """Panels of samples a task."""
@@ -50,15 +52,16 @@ ROW_OF_BARS = 30
 CLEAR_DOTS = 20
 """Seeds of one bar that can be told apart; more are drawn paler."""
 MAX_POINTS = 2000
-MAX_SAMPLE_BYTES = 2**28
-MAX_VALUE = 1e100
-"""Largest value of a sample: sums of larger ones leave the range of a float."""
-DIGITS_SHOWN = 12
 PLOTTED = ["w2", "sliced_w2", "frechet", "transport_cost"]
 """Metrics that have bars; the tables have all."""
 OTHER_COLOUR = "#7f7f7f"
-Images = NDArray[np.float64]
-Panels = dict[str, dict[str, Images]]
+Panels = Mapping[str, Mapping[str, Array]]
+P = TypeVar("P")
+KINDS = (
+    *("samples", "pairs", "paths", "neighbours", "curves"),
+    *("field", "bars", "ablation", "critical"),
+)
+"""How the names of plots begin."""
 
 
 def draw_plots(
@@ -100,8 +103,7 @@ def _figures(
 ) -> Iterator[tuple[str, Figure | None]]:
     summary = aggregate(done, GROUP)
     for task, rows in summary.groupby("task", sort=False):
-        figure = sample_figure(str(task), done[done["task"] == task], rows, out, tell)
-        yield file_name("samples", str(task)), figure
+        yield from sample_figures(str(task), done[done["task"] == task], rows, out, tell)
         main = main_distance(rows)
         if points is not None and main is not None:
             figure = curve_figure(points, str(task), float(rows[f"{main}_floor"].mean()))
@@ -119,7 +121,7 @@ def save(figure: Figure, stem: Path) -> Path:
         frame = _lay_out(figure)
         for suffix in ("pdf", "png"):
             content = io.BytesIO()
-            figure.savefig(content, format=suffix, bbox_inches=frame, dpi=120)
+            figure.savefig(content, format=suffix, bbox_inches=frame, dpi=DPI)
             path = stem.with_name(f"{stem.name}.{suffix}")
             write_atomically(path, content.getvalue())
     finally:
@@ -139,16 +141,18 @@ def _lay_out(figure: Figure) -> Bbox:
 def _remove_others(folder: Path, paths: list[Path]) -> None:
     """Removes the plots of an earlier run that this one does not have; files not ours stay."""
     kept = {path.with_suffix(suffix) for path in paths for suffix in (".png", ".pdf")}
-    for kind in ("samples", "curves", "field", "bars", "ablation", "critical"):
+    for kind in KINDS:
         for old in {*folder.glob(f"{kind}_*.png"), *folder.glob(f"{kind}_*.pdf")} - kept:
             with writing(old):
                 old.unlink(missing_ok=True)
 
 
-def sample_figure(
+def sample_figures(
     task: str, rows: pd.DataFrame, summary: pd.DataFrame, out: Path, tell: Tell
-) -> Figure | None:
+) -> Iterator[tuple[str, Figure]]:
     """Samples of the lowest seed of every method and setting, beside the target.
+
+    Two-dimensional data are scattered; images also have pairs, paths and neighbours.
 
     Args:
         task: its name.
@@ -158,64 +162,64 @@ def sample_figure(
         tell: told of samples that cannot be shown.
     """
     kind = TASKS.get(task)
-    shape = kind().target().shape if kind is not None else ()
-    if kind is None or not (len(shape) == 3 or kind.dim == 2):
-        return None
+    if kind is None:
+        return
     first = rows.sort_values("seed", kind="stable").drop_duplicates(["method", "setting"])
     first = first.merge(best(summary, MAX_PANELS)[["method", "setting"]])
     first = first.sort_values(["method", "setting"], kind="stable")
-    panels, missing = _panels(first, kind.dim, out)
-    if missing:
-        tell(f"{file_name('samples', task)}: left out {few(missing)}")
-    if not panels:
-        return None
     title = [kind.title, cut(summary, MAX_PANELS)]
-    if missing:
-        title.append(_plain(f"without {few(missing)}"))
-    words = "\n".join(filter(None, title))
-    if len(shape) == 3:
-        return _image_figure(panels, shape, paired=not kind.noise_source, title=words)
-    return _scatter_figure(panels, words)
+
+    def panels(read: Callable[[Path], P]) -> dict[str, P]:
+        found, missing = _panels(first, out, read)
+        if missing:
+            tell(f"{file_name('samples', task)}: left out {few(missing)}")
+            title.append(_plain(f"without {few(missing)}"))
+        return found
+
+    if kind.dim == 2:
+        if clouds := panels(lambda path: read_samples(path, 2)):
+            yield file_name("samples", task), scatter_figure(clouds, _lines(title))
+        return
+    shapes = _image_shapes(kind, [_samples_of(row, out) for row in first.to_dict("records")])
+    if shapes and (images := panels(lambda path: read_images(path, shapes[path]))):
+        yield from image_figures(task, images, not kind.noise_source, _lines(title))
 
 
-def _panels(rows: pd.DataFrame, dim: int, out: Path) -> tuple[Panels, list[str]]:
-    """The arrays of each row by its title; of those that cannot be shown, the reason."""
-    panels: Panels = {}
+def _panels(
+    rows: pd.DataFrame, out: Path, read: Callable[[Path], P]
+) -> tuple[dict[str, P], list[str]]:
+    """What is read of each row by its title; of those that cannot be shown, the reason."""
+    panels: dict[str, P] = {}
     missing = []
     for row in rows.to_dict("records"):
         try:
-            panels[_title(row)] = read_samples(cell_folder(out, row["id"]) / SAMPLES, dim)
+            panels[_title(row)] = read(_samples_of(row, out))
         except ValueError as error:
             missing.append(f"{' '.join(filter(None, (row['method'], row['setting'])))}: {error}")
     return panels, missing
 
 
-def read_samples(path: Path, dim: int) -> dict[str, Images]:
-    """``source``, ``samples`` and ``target`` of a cell, shape (n, ``dim``) each.
+def _samples_of(row: Mapping[Any, Any], out: Path) -> Path:
+    return cell_folder(out, row["id"]) / SAMPLES
 
-    The file may be of any origin: nothing in it is unpickled, and nothing in it is believed.
 
-    Raises:
-        ValueError: a file that is missing, unreadable or holds anything else; one line.
+def _image_shapes(kind: type[Task], paths: list[Path]) -> dict[Path, tuple[int, ...]]:
+    """The shape of the images in each file; none for a task that is not on images.
+
+    Files of an earlier version do not say it: theirs is that of the task as it is by default, if
+    its data can be had.
     """
-    if not path.is_file():
-        raise ValueError(f"no {path.name}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_SAMPLE_BYTES:
-            raise ValueError(f"{size:,} bytes are too many")
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("source", "samples", "target")}
-    except Exception as error:  # zip, deflate and npy raise a dozen types on a spoiled file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path.name} cannot be read ({reason})") from None
-    for name, array in arrays.items():
-        if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] != dim or not len(array):
-            raise ValueError(f"{name} in {path.name} is not a table of numbers with {dim} columns")
-        if not (np.abs(array.astype(np.float64)) < MAX_VALUE).all():
-            raise ValueError(f"{name} in {path.name} is not finite")
-    return {name: array.astype(np.float64) for name, array in arrays.items()}
+    shapes = {path: stored_shape(path) for path in paths}
+    default: tuple[int, ...] = ()
+    if None in shapes.values():
+        with contextlib.suppress(Exception):  # the data of a task may be anywhere, or gone
+            default = kind().target().shape
+    known = {path: shape or default for path, shape in shapes.items()}
+    return known if any(map(is_image, known.values())) else {}
+
+
+def _lines(title: list[str]) -> str:
+    return "\n".join(filter(None, title))
 
 
 def _title(row: "Mapping[Any, Any] | pd.Series[Any]", between: str = "\n") -> str:
@@ -231,7 +235,8 @@ def _task_title(task: str) -> str:
     return TASKS[task].title if task in TASKS else _plain(task)
 
 
-def _scatter_figure(panels: Panels, title: str) -> Figure:
+def scatter_figure(panels: Panels, title: str) -> Figure:
+    """The source, the held-out target and the samples of every panel, in one frame."""
     first = next(iter(panels.values()))
     clouds = [("source", first["source"], SOURCE_COLOUR)]
     clouds += [("target, held out", first["target"], TARGET_COLOUR)]
@@ -261,27 +266,6 @@ def _scatter_figure(panels: Panels, title: str) -> Figure:
         ax.axis("off")
     for ax in all_axes.flat[max(len(clouds) - columns, 0) : len(clouds)]:
         ax.tick_params(labelbottom=True)  # nothing stands below it
-    figure.suptitle(title)
-    return figure
-
-
-def _image_figure(panels: Panels, shape: tuple[int, ...], paired: bool, title: str) -> Figure:
-    """A row of images a method; for a translation under the inputs that they are made of."""
-    first = next(iter(panels.values()))
-    rows = [("input", first["source"])] if paired else []
-    rows += [(name, panel["samples"]) for name, panel in panels.items()]
-    rows += [("real, held out", first["target"])]
-    figure, all_axes = plt.subplots(
-        len(rows), 1, figsize=(8.5, 0.85 * len(rows) + 0.4), squeeze=False, layout="constrained"
-    )
-    low, high = float(first["target"].min()), float(first["target"].max())
-    for ax, (name, vectors) in zip(all_axes[:, 0], rows, strict=True):
-        images = vectors[:DIGITS_SHOWN].reshape(-1, *shape).clip(low, high)
-        strip = np.concatenate(list(np.pad(images, ((0, 0), (0, 0), (0, 0), (0, 1)))), axis=2)
-        ax.imshow(strip.transpose(1, 2, 0), cmap="gray", vmin=low, vmax=high)
-        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
     figure.suptitle(title)
     return figure
 

@@ -55,6 +55,15 @@ MAX_NAMES = 10
 """Devices and commits in the report."""
 OPEN_PAIRS = 10
 """More pairs than these are folded away in the report."""
+PICTURES = {
+    "samples": "",
+    "pairs": "The same held-out inputs for every method, each above its output.",
+    "paths": "A few samples on their way from the source (left) to the target (right).",
+    "neighbours": "The samples nearest to held-out images, and those farthest from them, above the"
+    " training image that is nearest to each: a sample that equals it was learned by heart.",
+    "curves": "",
+}
+"""The pictures of a task, and what is said above each."""
 
 
 def write_tables(out: Path) -> tuple[pd.DataFrame, list[Path]]:
@@ -150,7 +159,7 @@ def _task(name: str, every: pd.DataFrame, pictures: list[str]) -> dict[str, Any]
     """The section of a task."""
     main, shown = main_distance(every), shown_metrics(every)
     rows = in_order(best(every, MAX_ROWS), main)
-    own = [f"{file_name(kind, name)}.png" for kind in ("samples", "curves")]
+    own = [(f"{file_name(kind, name)}.png", words) for kind, words in PICTURES.items()]
     return {
         "title": TASKS[name].title if name in TASKS else name,
         "name": name,
@@ -161,7 +170,7 @@ def _task(name: str, every: pd.DataFrame, pictures: list[str]) -> dict[str, Any]
         "has_settings": bool((every["setting"] != "").any()),
         "has_changes": bool((every["changed"] != "").any()),
         "cut": cut(every, MAX_ROWS),
-        "plots": [picture for picture in own if picture in pictures],
+        "plots": [(picture, words) for picture, words in own if picture in pictures],
     }
 
 

@@ -25,10 +25,11 @@ from bench.evaluate import MEASURED
 from bench.folder import RECORD, StorageError, cell_folder
 from bench.leaderboard import GROUP, aggregate, best, cut, few, leaderboard, table, with_setting
 from bench.metrics import METRICS
-from bench.plots import bar_figure, read_samples
+from bench.plots import bar_figure
 from bench.records import FORMAT, read_records, results
 from bench.report import write_report
 from bench.spec import Cell, Spec
+from bench.stored import read_samples
 from datasets import TASKS
 
 CELLS = 10_000
