@@ -34,6 +34,7 @@ from bench.command import (
     tell_failures,
     terminable,
 )
+from bench.estimate import forecast
 from bench.execute import ExecutionError, Plan
 from bench.folder import StorageError
 from bench.metrics import METRICS
@@ -245,6 +246,11 @@ def _dry_run(cells: list[Cell], plan: Plan, force: bool) -> None:
         settings = " ".join(f"{key}={value}" for key, value in cell.hyperparameters.items())
         state = "to do   " if cell.id in todo else "finished"
         print(f"{cell.id} {state} {cell.label} {settings}")
+    left = [cell for cell in cells if cell.id in todo]
+    if left:
+        device = "cuda" if plan.device.startswith("cuda") else "cpu"
+        for line in forecast(left, device, plan.threads):
+            print(line)
     print(f"{len(cells)} cells, {len(todo)} to do, in {plan.out}")
 
 

@@ -288,6 +288,11 @@ class Task(BaseModel, ABC):
     user_files: ClassVar[bool] = False
     """Whether the task reads files that the user has to supply, also with its defaults."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample: (D,), or (channels, height, width)."""
+        return self.target().shape
+
     @abstractmethod
     def source(self) -> Distribution:
         """P, on the plate z = 0."""

@@ -1,6 +1,9 @@
 """The networks: what is exact about them before any training."""
 
 import math
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 from methods.efm import FieldModel
 from methods.electrostatics import capacitor_field, poisson_field
 from methods.fm import VelocityModel
-from methods.networks import MLP, CosineEmbedding, NetworkSettings, radial_inputs
+from methods.networks import MLP, CosineEmbedding, NetworkSettings, UNet, radial_inputs
 from methods.pfgm import PoissonModel
 
 
@@ -265,3 +268,114 @@ def test_half_precision_rounds_the_products_and_nothing_else() -> None:
     assert all(parameter.dtype == torch.float32 for parameter in networks[1].parameters())
     error = (rounded - exact).norm() / exact.norm()
     assert 1e-4 < error < 3e-2  # bfloat16 has eight bits: 4e-3 a product
+
+
+# The U-Net
+
+
+def unet(
+    shape: tuple[int, ...], extra: int = 1, more_inputs: int = 0, size: str = "tiny", **given: Any
+) -> UNet:
+    torch.manual_seed(0)
+    factory = NetworkSettings(architecture="unet", unet=size, **given).factory(*shape)
+    dim = math.prod(shape)
+    network = factory(3, dim + extra, more_inputs * dim)
+    assert isinstance(network, UNet)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "millions"),
+    [
+        ("tiny", (3, 16, 16), (0.6, 0.75)),
+        ("small", (3, 16, 16), (1.6, 2.2)),
+        ("paper", (3, 32, 32), (55, 62)),
+        ("paper", (3, 64, 64), (55, 62)),
+    ],
+)
+def test_sizes_of_the_u_net(size: str, shape: tuple[int, ...], millions: tuple[float, ...]) -> None:
+    with torch.device("meta"):
+        network = unet(shape, size=size)
+    found = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
+    assert millions[0] < found < millions[1]
+    attended = [name for name, _ in network.named_modules() if name.endswith("attentions.0")]
+    assert any("down_blocks" in name for name in attended) == (size == "paper")
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 8, 8), (3, 28, 28), (3, 20, 12)])
+def test_a_u_net_sees_and_gives_images(shape: tuple[int, ...]) -> None:
+    """Vectors in and out are images of that shape; what is beyond them is averaged over it."""
+    network = unet(shape, extra=2).eval()
+    x, s = torch.randn(2, math.prod(shape)), torch.randn(2, 3)
+    with torch.no_grad():
+        output = network(x, s)
+    assert output.shape == (2, math.prod(shape) + 2)
+    maps = []
+    network.unet.register_forward_hook(lambda m, i, o: maps.append((i[0], o.sample)))
+    with torch.no_grad():
+        network(x, s)
+    images, found = maps[0]
+    assert torch.equal(images.reshape(2, -1), x)
+    assert images.shape == (2, *shape)
+    planes = found[:, : shape[0]].reshape(2, -1)
+    assert torch.equal(output[:, : planes.shape[1]], planes)
+    torch.testing.assert_close(output[:, -2:], found[:, -2:].mean((2, 3)))
+
+
+def test_further_inputs_of_a_u_net_are_further_channels() -> None:
+    network = unet((3, 16, 16), more_inputs=1)
+    seen = []
+    network.unet.register_forward_hook(lambda m, i, o: seen.append(i[0]))
+    first, second = torch.randn(2, 768), torch.randn(2, 768)
+    network(torch.cat([first, second], 1), torch.zeros(2, 3))
+    assert torch.equal(seen[0][:, :3].reshape(2, -1), first)
+    assert torch.equal(seen[0][:, 3:].reshape(2, -1), second)
+
+
+def test_every_weight_of_a_u_net_is_used_and_the_scalar_is_seen() -> None:
+    network = unet((3, 16, 16))
+    x, s = torch.randn(4, 768), torch.randn(4, 3)
+    network(x, s).square().sum().backward()
+    unused = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
+    network.eval()
+    with torch.no_grad():
+        moved = network(x, s + 1e-2) - network(x, s)
+    assert moved.abs().max() > 1e-4
+
+
+def test_dropout_is_for_training_alone() -> None:
+    network = unet((3, 16, 16), dropout=0.5)
+    x, s = torch.randn(2, 768), torch.randn(2, 3)
+    assert not torch.equal(network(x, s), network(x, s))
+    network.eval()
+    assert torch.equal(network(x, s), network(x, s))
+
+
+@pytest.mark.parametrize(
+    ("shape", "architecture", "kind"),
+    [
+        ((2,), "auto", MLP),
+        ((1, 8, 8), "auto", MLP),
+        ((1, 8, 8), "unet", UNet),
+        ((3, 16, 16), "auto", UNet),
+        ((3, 16, 16), "mlp", MLP),
+    ],
+)
+def test_images_have_a_u_net(shape: tuple[int, ...], architecture: Any, kind: type) -> None:
+    factory = NetworkSettings(architecture=architecture).factory(*shape)
+    assert isinstance(factory(1, math.prod(shape)), kind)
+
+
+def test_a_u_net_of_what_is_no_image_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"architecture = unet is for images, .* shape \(2,\)"):
+        NetworkSettings(architecture="unet").factory(2)
+
+
+def test_diffusers_is_imported_by_images_alone() -> None:
+    code = (
+        "import sys, bench.run, bench.worker; from methods.networks import NetworkSettings;"
+        "NetworkSettings().factory(2)(1, 2); print('diffusers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
