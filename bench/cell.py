@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from bench.curve import halvings, measure_curve
 from bench.evaluate import MAIN, Evaluation, evaluate
+from bench.features import FeatureSets
+from bench.features.build import feature_sets
 from bench.folder import (
     MODEL,
     SAMPLES,
@@ -48,7 +50,12 @@ MAX_REASON = 500
 
 
 def run_cell(
-    cell: Cell, folder: Path, device: str = "cpu", threads: int = 1, notify: Notify | None = None
+    cell: Cell,
+    folder: Path,
+    device: str = "cpu",
+    threads: int = 1,
+    notify: Notify | None = None,
+    fid_weights: str | None = None,
 ) -> dict[str, Any]:
     """Runs a cell; an exception of the cell becomes its status.
 
@@ -58,6 +65,7 @@ def run_cell(
         device: a torch device.
         threads: CPU threads to use.
         notify: told where the cell stands.
+        fid_weights: the weight file of pytorch-fid; None for its usual place.
 
     Returns:
         The part of the record that is measured: status, reason, metrics, times.
@@ -75,7 +83,8 @@ def run_cell(
             reason = method.skip(target.dim, task.noise_source)
             if reason is not None:
                 return outcome_of("skipped", reason)
-            return _measure(cell, method, task, source, target, folder, torch.device(device), tell)
+            place = torch.device(device)
+            return _measure(cell, method, task, source, target, folder, place, tell, fid_weights)
     except StorageError:
         raise
     except (Exception, SystemExit) as error:
@@ -97,6 +106,7 @@ def _measure(
     folder: Path,
     device: torch.device,
     tell: Notify,
+    fid_weights: str | None,
 ) -> dict[str, Any]:
     _reset_peak_memory(device)
     held_out = evaluation_sets(cell, source, target)
@@ -150,11 +160,25 @@ def _measure(
         found = method.diagnose(trained.model, fresh[0], fresh[1])
     counts["diagnostics"] = {**transport.diagnostics, **found}
     native = not method.noise_only
+    train_set = shuffled_training_set(cell, target)
+    sets = FeatureSets(
+        *(samples, *held_out[1:]),
+        source=None
+        if task.noise_source or not native
+        else target.normalisation.apply(source.normalisation.undo(held_out[0])),
+        # Metrics of memory compare as many training samples as there are held-out ones.
+        train=None if train_set is None else train_set[: len(samples)],
+    )
+    features, made = feature_sets(
+        *(task, target.shape, target.normalisation, sets, fid_weights, device)
+    )
+    counts |= made
     judged = Evaluation(
         *(held_out[0], samples, *held_out[1:], path, native),
-        train=shuffled_training_set(cell, target),
+        train=train_set,
         law=target,
         known=task.known(),
+        features=features,
     )
     names = MAIN if cell.eval.metrics == "main" else METRICS
     metrics = evaluate(judged, cell.eval.replicates, generator(cell, "intervals"), names)

@@ -183,7 +183,7 @@ def _logged_run(attempt: Attempt, in_process: bool) -> dict[str, Any]:
         say = partial(_say, log)
         say(f"{cell.label} ({cell.id}) on {device}, threads: {attempt.threads}")
         notify = _notify(attempt, say, curves)
-        outcome = run_cell(cell, folder, device, attempt.threads, notify)
+        outcome = run_cell(cell, folder, device, attempt.threads, notify, attempt.job.fid_weights)
         say(" ".join(filter(None, (outcome["status"], outcome["reason"]))))
         for name, value in outcome["metrics"].items():
             say(f"  {name} {value:.6g}")
