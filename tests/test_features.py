@@ -544,6 +544,7 @@ def test_reference_features_are_computed_once(
     assert torch.equal(ours.reference(images), first)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_without_weights_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(inception.WeightsError, match=r"--fid-weights.*checkpoints"):
@@ -563,6 +564,7 @@ def test_without_weights_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Matrix is singular")
 def test_fid_is_that_of_pytorch_fid_on_stored_images(
     weights: str, own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,9 @@ WIDTHS = (16, 32, 64)
 FEATURES = 64
 LARGEST_SIDE = 32
 """Larger images are averaged down to about this: classes are seen at that size too."""
-STEPS, BATCH = 500, 64
+STEPS, BATCH = 500, 48
+SPOILED = 16
+"""Images of nothing that each batch has in addition."""
 RATE, WEIGHT_DECAY = 3e-3, 1e-4
 NOISE = 0.1
 """Noise on training images has a standard deviation of up to this."""
@@ -109,14 +111,18 @@ def fit(network: Network, images: Tensor, labels: Tensor) -> Network:
     """Trains by Adam at a rate that rises and falls, on images that are shifted and noisy.
 
     A shift by a pixel or two and some noise change no class: the features then depend on them less.
+    Spoiled images are of no class: a network that has seen none is sure of a class in noise.
     The mean variance of a feature of the training images is 1 at the end, so that distances of
     features have the same scale for every task. Random numbers are torch's global ones.
     """
     optimiser = torch.optim.Adam(network.parameters(), RATE, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
+    known = nn.functional.one_hot(labels, network.last.out_features).float()
     network.train()
     for rows in _batches(len(images)):
-        loss = nn.functional.cross_entropy(network(augmented(images[rows]))[1], labels[rows])
+        some, classes = spoiled(images[rows], known[rows])
+        seen, truth = torch.cat([augmented(images[rows]), some]), torch.cat([known[rows], classes])
+        loss = nn.functional.cross_entropy(network(seen)[1], truth)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -147,6 +153,27 @@ def augmented(images: Tensor) -> Tensor:
     shifted = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
     moved = shifted.permute(0, 3, 1, 2).contiguous()
     return moved + NOISE * torch.rand(n, 1, 1, 1) * torch.randn_like(moved)
+
+
+def spoiled(images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """``SPOILED`` images that are none, from those of a batch, and the probabilities of classes.
+
+    Half are the mean of two images, of the classes of both. A quarter are images with their pixels
+    in random places and a quarter normal noise, of no class: all are equally likely.
+
+    Args:
+        images: at least 2 ``SPOILED``, shape (n, C, H, W).
+        classes: their probabilities, shape (n, K).
+    """
+    half, quarter = SPOILED // 2, SPOILED // 4
+    blends = (images[:half] + images[half:SPOILED]) / 2
+    plain = images[SPOILED : SPOILED + quarter]
+    places = torch.rand(quarter, 1, *plain.shape[2:]).flatten(2).argsort(2)
+    shuffled = plain.flatten(2).gather(2, places.expand(-1, plain.shape[1], -1)).view_as(plain)
+    noise = (images.mean() + torch.rand(quarter, 1, 1, 1) * torch.randn_like(plain)).clamp(0, 1)
+    nothing = torch.full((2 * quarter, classes.shape[1]), 1 / classes.shape[1])
+    both = (classes[:half] + classes[half:SPOILED]) / 2
+    return torch.cat([blends, shuffled, noise]), torch.cat([both, nothing])
 
 
 def accuracy_of(network: Network, images: Tensor, labels: Tensor) -> float:

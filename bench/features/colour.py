@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-DARK = 1e-4
+DARK = 1e-5
 """Grey that is added to the mean: a black image is grey, a digit's colour does not change."""
 
 
