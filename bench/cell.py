@@ -1,6 +1,7 @@
 """One cell: draw the data, train, transport fresh source samples, evaluate."""
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -18,10 +19,10 @@ import threadpoolctl
 import torch
 from torch import Tensor, nn
 
-from bench.curve import halvings, measure_curve
-from bench.evaluate import MAIN, Evaluation, evaluate
+from bench.curve import JUDGED, halvings, measure_curve
+from bench.evaluate import MAIN, Evaluation, evaluate, plain_values
 from bench.features import FeatureSets
-from bench.features.build import feature_sets
+from bench.features.build import Pixels, Views
 from bench.folder import (
     MODEL,
     SAMPLES,
@@ -161,25 +162,18 @@ def _measure(
     counts["diagnostics"] = {**transport.diagnostics, **found}
     native = not method.noise_only
     train_set = shuffled_training_set(cell, target)
-    sets = FeatureSets(
-        *(samples, *held_out[1:]),
-        source=None
-        if task.noise_source or not native
-        else target.normalisation.apply(source.normalisation.undo(held_out[0])),
-        # Metrics of memory compare as many training samples as there are held-out ones.
-        train=None if train_set is None else train_set[: len(samples)],
-    )
-    features, made = feature_sets(
-        *(task, target.shape, target.normalisation, sets, fid_weights, device)
-    )
-    counts |= made
     judged = Evaluation(
         *(held_out[0], samples, *held_out[1:], path, native),
         train=train_set,
         law=target,
         known=task.known(),
-        features=features,
     )
+    real = held_out[1] if train_set is None else train_set
+    views = views_of(task, target, real, fid_weights, device)
+    if views is not None:
+        counts |= views.record
+        own = None if task.noise_source or not native else same_units(held_out[0], source, target)
+        judged = with_features(judged, views, own)
     names = MAIN if cell.eval.metrics == "main" else METRICS
     metrics = evaluate(judged, cell.eval.replicates, generator(cell, "intervals"), names)
 
@@ -187,10 +181,13 @@ def _measure(
         found, seconds = _transport(cell, method, model, start, solver)
         return found.end.cpu(), found.nfe, seconds
 
+    def judge(other: Tensor) -> dict[str, float]:
+        return plain_values(with_samples(judged, other, views), JUDGED)
+
     if cell.eval.curve:
         tell("curve", 0, 1, None)
         counts["curve"] = measure_curve(
-            *(trained, cell.train.steps, cell.sample, cell.eval.curve, sample, held_out[1])
+            *(trained, cell.train.steps, cell.sample, cell.eval.curve, sample, judge)
         )
     shown = {
         "source": source.normalisation.undo(held_out[0]),
@@ -212,6 +209,54 @@ def _transport(
         transport = method.transport(model, start, solver, path=path, rng=rng)
     transport.landed.cpu()  # waits for a GPU
     return transport, time.perf_counter() - begin
+
+
+def views_of(
+    task: Task,
+    target: Distribution,
+    real: Tensor,
+    fid_weights: str | None,
+    device: torch.device,
+) -> Views | None:
+    """The feature maps of a task whose samples are images; None of another.
+
+    Args:
+        task: the task.
+        target: its target.
+        real: real samples, whose pixels have the range of images, (N, D).
+        fid_weights: the weight file of pytorch-fid; None for its usual place.
+        device: where Inception runs.
+    """
+    if len(target.shape) != 3:
+        return None
+    pixels = Pixels.of(real, target.shape, target.normalisation)
+    return Views(task, pixels, fid_weights, device)
+
+
+def with_features(data: Evaluation, views: Views, source: Tensor | None) -> Evaluation:
+    """With the features of every set; of the training set as many as there are samples.
+
+    Metrics of memory compare no more. ``source`` is None where lines start at noise.
+    """
+    train = None if data.train is None else data.train[: len(data.samples)]
+    sets = FeatureSets(data.samples, data.target, data.second_target, source, train)
+    return dataclasses.replace(data, features=views.sets(sets))
+
+
+def with_samples(data: Evaluation, samples: Tensor, views: Views | None) -> Evaluation:
+    """With other samples, for distances alone: classes and colours are left out."""
+    seen = {} if views is None else views.samples(samples)
+    features = {
+        name: dataclasses.replace(data.features[name], samples=own) for name, own in seen.items()
+    }
+    return dataclasses.replace(data, samples=samples, features=features)
+
+
+def same_units(samples: Tensor, source: Distribution, target: Distribution) -> Tensor:
+    """Samples of the source in the units of the target."""
+    if source.normalisation is target.normalisation:
+        return samples
+    return target.normalisation.apply(source.normalisation.undo(samples))
 
 
 def laws(cell: Cell, task: Task) -> tuple[Distribution, Distribution]:

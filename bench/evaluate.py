@@ -112,6 +112,12 @@ def evaluate(
     return found
 
 
+def plain_values(data: Evaluation, names: Collection[str]) -> dict[str, float]:
+    """The values alone of those of the named metrics that mean something here."""
+    chosen = [METRICS[name] for name in names]
+    return {metric.name: _value(metric, data) for metric in chosen if applies(metric, data)}
+
+
 def applies(metric: Metric, data: Evaluation) -> bool:
     """Whether a metric means something for this cell."""
     if not metric.meaningful(data.target.shape[1]):

@@ -54,7 +54,7 @@ MAX_SAMPLE_BYTES = 2**28
 MAX_VALUE = 1e100
 """Largest value of a sample: sums of larger ones leave the range of a float."""
 DIGITS_SHOWN = 12
-PLOTTED = ["w2", "sliced_w2", "frechet", "transport_cost"]
+PLOTTED = ["fid", "fd_classifier", "w2", "sliced_w2", "frechet", "transport_cost"]
 """Metrics that have bars; the tables have all."""
 OTHER_COLOUR = "#7f7f7f"
 Images = NDArray[np.float64]

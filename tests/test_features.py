@@ -21,7 +21,7 @@ from bench.cell import run_cell
 from bench.evaluate import Evaluation, evaluate
 from bench.features import FeatureSets, cache, inception
 from bench.features import classifier as classifiers
-from bench.features.build import Pixels, feature_sets
+from bench.features.build import Pixels, Views
 from bench.features.classifier import augmented, classifier
 from bench.features.colour import DARK, colours
 from bench.metrics import (
@@ -365,7 +365,8 @@ def sets_of(task: Task, samples: Tensor, source: Tensor | None) -> FeatureSets:
 def judged(task: Task, samples: Tensor, source: Tensor | None, **more: Any) -> dict[str, float]:
     """Every metric of these samples of a task of images."""
     target, sets = task.target(), sets_of(task, samples, source)
-    features, _ = feature_sets(task, target.shape, target.normalisation, sets)
+    pixels = Pixels.of(sets.target, target.shape, target.normalisation)
+    features = Views(task, pixels).sets(sets)
     start = samples if source is None else source
     path = torch.stack([start, samples])
     data = Evaluation(
@@ -451,6 +452,20 @@ def cell_record(task: type[Task], method: str, folder: Path, **settings: Any) ->
     return run_cell(cell, folder)
 
 
+def test_points_of_a_curve_have_the_distance_of_features(tmp_path: Path) -> None:
+    """The point of the whole run has the value of the cell; fewer solver steps have another."""
+    record = cell_record(
+        ColouredThreeToTwo, "fm", tmp_path, **{"eval.curve": 1, "eval.metrics": "main"}
+    )
+    assert record["status"] == "done", record["reason"]
+    values = {
+        (point["train_steps"], point["solver_steps"]): point["fd_classifier"]
+        for point in record["curve"]
+    }
+    assert values[5, 2] == record["metrics"]["fd_classifier"]
+    assert len(set(values.values())) == 3
+
+
 @pytest.mark.parametrize("metrics", ["all", "main"])
 def test_a_cell_records_what_images_were_seen_through(tmp_path: Path, metrics: str) -> None:
     record = cell_record(ColouredThreeToTwo, "fm", tmp_path, **{"eval.metrics": metrics})
@@ -461,6 +476,7 @@ def test_a_cell_records_what_images_were_seen_through(tmp_path: Path, metrics: s
     shown = {"fd_classifier", "label_success", "confident", "colour_shift_ratio"}
     assert shown <= set(record["metrics"])
     assert ("kd_classifier" in record["metrics"]) is (metrics == "all")
+    assert record["metrics"]["transport_cost"] > 0
 
 
 def test_a_method_with_a_prior_of_its_own_has_no_costs_of_features(tmp_path: Path) -> None:
@@ -547,7 +563,7 @@ def test_reference_features_are_computed_once(
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_without_weights_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(inception.WeightsError, match=r"--fid-weights.*checkpoints"):
+    with pytest.raises(inception.FidError, match=r"--fid-weights.*checkpoints"):
         inception.weight_file(None)
     usual = tmp_path / "checkpoints" / inception.WEIGHTS
     usual.parent.mkdir()
@@ -556,10 +572,10 @@ def test_without_weights_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.M
     own = tmp_path / "own.pth"
     for content in (b"", b"no weights", b"\x80\x04."):
         own.write_bytes(content)
-        with pytest.raises(inception.WeightsError, match=r"own\.pth does not hold"):
+        with pytest.raises(inception.FidError, match=r"own\.pth does not hold"):
             inception.Inception(own, torch.device("cpu"))
     torch.save({"weight": torch.ones(3)}, own)
-    with pytest.raises(inception.WeightsError, match=r"own\.pth does not hold"):
+    with pytest.raises(inception.FidError, match=r"own\.pth does not hold"):
         inception.Inception(own, torch.device("cpu"))
 
 
@@ -581,16 +597,14 @@ def test_fid_is_that_of_pytorch_fid_on_stored_images(
     paths = [str(tmp_path / name) for name in ("a", "b")]
     expected = fid_score.calculate_fid_given_paths(paths, 30, "cpu", 2048, num_workers=0)
     sets = FeatureSets(*(images.flatten(1) for images in (first, second, second)))
-    features, record = feature_sets(
-        GaussianToDigitsLike(), (3, 16, 16), Normalisation(), sets, weights
-    )
+    views = Views(Unlabelled(), Pixels((3, 16, 16), Normalisation(), 0, 1), weights)
+    features = views.sets(sets)
     value = fid(features["inception"].samples, features["inception"].target)
-    print(f"FID {value} against {expected}")
     assert value == pytest.approx(expected, rel=1e-3)
-    assert record.keys() == {"fid_weights_hash"}
+    assert views.record.keys() == {"fid_weights_hash"}
 
 
-class GaussianToDigitsLike(GaussianToColoured):
+class Unlabelled(GaussianToColoured):
     """Without labels."""
 
     name: ClassVar[str] = "unlabelled"

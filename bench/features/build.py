@@ -44,51 +44,75 @@ class Pixels:
         return scaled.clamp(0, 1).reshape(-1, *self.shape)
 
 
-def feature_sets(
-    task: Task,
-    shape: tuple[int, ...],
-    normalisation: Normalisation,
-    sets: FeatureSets,
-    fid_weights: str | None = None,
-    device: torch.device = torch.device("cpu"),
-) -> tuple[dict[str, FeatureSets], dict[str, Any]]:
-    """The features of every set of a cell of images, by feature map, and what made them.
+class Views:
+    """The feature maps of a task of images, and ``record``, what they were made of.
 
-    The classifier and its classes where the task has labelled images, colours where images have
-    three channels and the source is images too, and Inception's where its weights are and images
-    are large enough. The record has ``classifier_hash``, ``classifier_accuracy`` and
-    ``fid_weights_hash``, or ``fid_reason``, why there is no FID. A task that is not of images has
-    nothing of all this.
+    ``classifier`` and ``classes`` where the task has labelled images, ``colour`` where images have
+    three channels and the source is images too, ``inception`` where its weights are and images are
+    large enough. The record has ``classifier_hash``, ``classifier_accuracy`` and
+    ``fid_weights_hash``, or ``fid_reason``, why there is no FID.
 
     Args:
         task: for its labelled images.
-        shape: of a sample.
-        normalisation: of all sets.
-        sets: the samples themselves, each set (n, D) in the units of the task.
+        pixels: how its samples become images.
         fid_weights: the weight file of pytorch-fid; None for its usual place.
         device: where Inception runs. The classifier runs on the CPU, the same everywhere.
     """
-    if len(shape) != 3:
-        return {}, {}
-    real = sets.target if sets.train is None else sets.train
-    pixels = Pixels.of(real, shape, normalisation)
-    images = sets.seen(pixels)
-    features: dict[str, FeatureSets] = {}
-    record: dict[str, Any] = {}
-    labelled = task.labelled()
-    if labelled is not None:
-        judge = classifier_of(labelled, pixels)
-        both = images.seen(lambda x: torch.cat(judge(x), 1))
-        features["classifier"] = both.seen(lambda x: x[:, :FEATURES])
-        features["classes"] = both.seen(lambda x: x[:, FEATURES:], labelled.wanted)
-        record |= {"classifier_hash": judge.hash, "classifier_accuracy": judge.accuracy}
-    if shape[0] == 3 and images.source is not None:
-        features["colour"] = images.seen(colours)
-    try:
-        features["inception"], record["fid_weights_hash"] = _inception(images, fid_weights, device)
-    except inception.WeightsError as error:
-        record["fid_reason"] = str(error)
-    return features, record
+
+    def __init__(
+        self,
+        task: Task,
+        pixels: Pixels,
+        fid_weights: str | None = None,
+        device: torch.device = torch.device("cpu"),
+    ) -> None:
+        self.pixels = pixels
+        self.judge: Classifier | None = None
+        self.wanted: tuple[int, ...] = ()
+        self.inception: inception.Inception | None = None
+        self.record: dict[str, Any] = {}
+        labelled = task.labelled()
+        if labelled is not None:
+            self.judge, self.wanted = classifier_of(labelled, pixels), labelled.wanted
+            self.record["classifier_hash"] = self.judge.hash
+            self.record["classifier_accuracy"] = self.judge.accuracy
+        try:
+            inception.check_shape(pixels.shape)
+            path = inception.weight_file(fid_weights)
+            self.inception = inception.Inception(path, device)
+            self.record["fid_weights_hash"] = self.inception.hash
+        except inception.FidError as error:
+            self.record["fid_reason"] = str(error)
+
+    def sets(self, sets: FeatureSets) -> dict[str, FeatureSets]:
+        """The features of sets of samples, each (n, D) in the units of the task, by map."""
+        images = sets.seen(self.pixels)
+        features: dict[str, FeatureSets] = {}
+        if self.judge is not None:
+            both = images.seen(self._classified)
+            features["classifier"] = both.seen(lambda x: x[:, :FEATURES])
+            features["classes"] = both.seen(lambda x: x[:, FEATURES:], self.wanted)
+        if self.pixels.shape[0] == 3 and images.source is not None:
+            features["colour"] = images.seen(colours)
+        if self.inception is not None:  # seconds an image batch: only what FID is made of
+            real = (images.target, images.second_target)
+            first, second = (self.inception.reference(x) for x in real)
+            features["inception"] = FeatureSets(self.inception(images.samples), first, second)
+        return features
+
+    def samples(self, samples: Tensor) -> dict[str, Tensor]:
+        """The features of other samples (n, D) that distances are made of, by map."""
+        images, features = self.pixels(samples), {}
+        if self.judge is not None:
+            features["classifier"] = self._classified(images)[:, :FEATURES]
+        if self.inception is not None:
+            features["inception"] = self.inception(images)
+        return features
+
+    def _classified(self, images: Tensor) -> Tensor:
+        """Features and class probabilities side by side, (n, F + K)."""
+        assert self.judge is not None
+        return torch.cat(self.judge(images), 1)
 
 
 def classifier_of(labelled: Labelled, pixels: Pixels) -> Classifier:
@@ -97,22 +121,3 @@ def classifier_of(labelled: Labelled, pixels: Pixels) -> Classifier:
     return classifier(
         *(train, labelled.train_labels, test, labelled.test_labels, len(labelled.names))
     )
-
-
-def _inception(
-    images: FeatureSets, fid_weights: str | None, device: torch.device
-) -> tuple[FeatureSets, str]:
-    """Of samples and target sets, and the hash of the weights.
-
-    Raises:
-        inception.WeightsError: no weights, or images of no use.
-    """
-    channels, height, width = images.samples.shape[1:]
-    if channels not in (1, 3) or min(height, width) < inception.SMALLEST_SIDE:
-        raise inception.WeightsError(
-            f"images are {channels}x{height}x{width}: Inception takes 1 or 3 channels, and"
-            f" {inception.SMALLEST_SIDE} pixels a side or more"
-        )
-    network = inception.Inception(inception.weight_file(fid_weights), device)
-    first, second = (network.reference(x) for x in (images.target, images.second_target))
-    return FeatureSets(network(images.samples), first, second), network.hash

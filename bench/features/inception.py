@@ -1,6 +1,6 @@
 """The Inception features of FID: pytorch-fid's network and weights, without network access."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,40 @@ LARGEST_CACHED = 10_000
 RECIPE = "1"
 
 
-class WeightsError(ValueError):
-    """There are no weights, or a file is none. One line."""
+class FidError(ValueError):
+    """There are no weights, a file is none, or images are of no use. One line."""
 
 
 def weight_file(given: str | None) -> Path:
     """The file given by the user, else the one that torch has fetched for pytorch-fid.
 
     Raises:
-        WeightsError: there is none.
+        FidError: there is none.
     """
     usual = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     path = usual if given is None else Path(given)
     if not path.is_file():
-        raise WeightsError(
-            f"no weight file {path}: give one with --fid-weights, or put {WEIGHTS} of pytorch-fid"
-            f" into {usual.parent}"
+        raise FidError(
+            f"no weights of pytorch-fid: give --fid-weights FILE, or put {WEIGHTS} into the folder"
+            " checkpoints of torch.hub"
+            if given is None
+            else f"no weight file {given}"
         )
     return path
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Whether images (C, H, W) are ones that Inception can say something about.
+
+    Raises:
+        FidError: they are not.
+    """
+    channels, height, width = shape
+    if channels not in (1, 3) or min(height, width) < SMALLEST_SIDE:
+        raise FidError(
+            f"images are {channels}x{height}x{width}: Inception takes 1 or 3 channels, and"
+            f" {SMALLEST_SIDE} pixels a side or more"
+        )
 
 
 class Inception:
@@ -49,7 +65,7 @@ class Inception:
         device: where features are computed; they are returned on the CPU.
 
     Raises:
-        WeightsError: a file that does not hold these weights.
+        FidError: a file that does not hold these weights.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -60,7 +76,7 @@ class Inception:
             network = _network(state)
         except Exception as error:  # zip and pickle raise a dozen types on a spoiled file
             words = " ".join(str(error).split())[:200] or type(error).__name__
-            raise WeightsError(f"{path} does not hold pytorch-fid's weights: {words}") from None
+            raise FidError(f"{path.name} does not hold pytorch-fid's weights: {words}") from None
         self.network = network.eval().to(device)
         self.hash = cache.digest_of([content])[:16]
 
