@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from bench import run
 from bench.cell import run_cell
 from bench.evaluate import Evaluation, evaluate
 from bench.features import FeatureSets, cache, inception
@@ -24,6 +26,7 @@ from bench.features import classifier as classifiers
 from bench.features.build import Pixels, Views
 from bench.features.classifier import augmented, classifier
 from bench.features.colour import DARK, colours
+from bench.leaderboard import leaderboard, main_distance, shown_metrics, table
 from bench.metrics import (
     METRICS,
     cmmd,
@@ -36,6 +39,7 @@ from bench.metrics import (
     label_success,
     sliced_w2,
 )
+from bench.records import SEEN
 from bench.spec import Spec
 from datasets import Distribution, Empirical, Normalisation, Task, register
 from datasets.base import Labelled
@@ -473,6 +477,7 @@ def test_a_cell_records_what_images_were_seen_through(tmp_path: Path, metrics: s
     assert record["classifier_accuracy"] >= 0.95
     assert len(record["classifier_hash"]) == 16
     assert "Inception takes" in record["fid_reason"]
+    assert set(SEEN) & set(record) == {"classifier_hash", "classifier_accuracy", "fid_reason"}
     shown = {"fd_classifier", "label_success", "confident", "colour_shift_ratio"}
     assert shown <= set(record["metrics"])
     assert ("kd_classifier" in record["metrics"]) is (metrics == "all")
@@ -484,6 +489,17 @@ def test_a_method_with_a_prior_of_its_own_has_no_costs_of_features(tmp_path: Pat
     assert record["status"] == "done", record["reason"]
     found = OF_FEATURES & set(record["metrics"])
     assert OF_FEATURES - found == {*IMAGE_TO_IMAGE, "label_success"}
+
+
+def test_tables_of_images_show_the_metrics_of_images() -> None:
+    def rows(*names: str) -> pd.DataFrame:
+        return pd.DataFrame([{f"{n}_mean": 1.0 if n in names else np.nan for n in METRICS}])
+
+    both = ("sliced_w2", "frechet", "coverage", "transport_cost")
+    assert shown_metrics(rows(*both)) == list(both)
+    images = rows(*both, "fd_classifier", "confident", "kd_classifier")
+    assert main_distance(images) == "fd_classifier"
+    assert shown_metrics(images) == ["fd_classifier", "confident", "sliced_w2", "transport_cost"]
 
 
 # Inception
@@ -579,6 +595,46 @@ def test_without_weights_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.M
         inception.Inception(own, torch.device("cpu"))
 
 
+class LargeDigits(GaussianToColoured):
+    """16x16, without labels."""
+
+    name: ClassVar[str] = "large_digits"
+    dim: ClassVar[int] = 768
+
+    def source(self) -> Distribution:
+        return StandardNormal((3, 16, 16))
+
+    def target(self) -> Distribution:
+        images = coloured_digits()[0].repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(1)
+        return Empirical(images[:900], images[900:], (3, 16, 16), CENTRED)
+
+    def labelled(self) -> None:  # type: ignore[override]
+        return None
+
+
+def test_a_run_with_weights_has_fid(weights: str, own_folder: Path, tmp_path: Path) -> None:
+    """From the option to the tables; judged by it first."""
+    register(LargeDigits)
+    rows = run(
+        methods=["fm"],
+        tasks=["large_digits"],
+        seeds=[0],
+        out=tmp_path / "out",
+        fid_weights=weights,
+        **{"train.steps": 2, "sample.solver_steps": 1, "eval.n": 5},
+    )
+    (row,) = rows.to_dict("records")
+    assert row["status"] == "done", row["reason"]
+    assert row["fid"] > row["fid_floor"] > 0
+    assert math.isfinite(row["kid"])
+    assert row["fid_weights_hash"] == cache.digest_of([Path(weights).read_bytes()])[:16]
+    assert row["fid_reason"] is None or math.isnan(row["fid_reason"])
+    assert len(list(own_folder.rglob("inception*"))) == 2  # both target sets, not the samples
+    board = leaderboard(rows)
+    assert main_distance(board) == "fid"
+    assert "FID" in table(board)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Matrix is singular")
 def test_fid_is_that_of_pytorch_fid_on_stored_images(
@@ -597,17 +653,8 @@ def test_fid_is_that_of_pytorch_fid_on_stored_images(
     paths = [str(tmp_path / name) for name in ("a", "b")]
     expected = fid_score.calculate_fid_given_paths(paths, 30, "cpu", 2048, num_workers=0)
     sets = FeatureSets(*(images.flatten(1) for images in (first, second, second)))
-    views = Views(Unlabelled(), Pixels((3, 16, 16), Normalisation(), 0, 1), weights)
+    views = Views(LargeDigits(), Pixels((3, 16, 16), Normalisation(), 0, 1), weights)
     features = views.sets(sets)
     value = fid(features["inception"].samples, features["inception"].target)
     assert value == pytest.approx(expected, rel=1e-3)
     assert views.record.keys() == {"fid_weights_hash"}
-
-
-class Unlabelled(GaussianToColoured):
-    """Without labels."""
-
-    name: ClassVar[str] = "unlabelled"
-
-    def labelled(self) -> None:  # type: ignore[override]
-        return None
