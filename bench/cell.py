@@ -1,6 +1,7 @@
 """One cell: draw the data, train, transport fresh source samples, evaluate."""
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -20,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.checkpoint import Checkpoints, Source
-from bench.curve import halvings, measure_curve
-from bench.evaluate import MAIN, Evaluation, evaluate
+from bench.curve import JUDGED, halvings, measure_curve
+from bench.evaluate import MAIN, Evaluation, evaluate, plain_values
 from bench.excerpts import excerpts
+from bench.features import FeatureSets
+from bench.features.build import Pixels, Views
 from bench.folder import (
     CHECKPOINT,
     MODEL,
@@ -69,6 +72,7 @@ class Place(NamedTuple):
     device: torch.device
     tell: Notify
     saving: Saving
+    fid_weights: str | None
 
 
 def run_cell(
@@ -78,6 +82,7 @@ def run_cell(
     threads: int = 1,
     notify: Notify | None = None,
     saving: Saving = Saving(),
+    fid_weights: str | None = None,
 ) -> dict[str, Any]:
     """Runs a cell; an exception of the cell becomes its status.
 
@@ -88,6 +93,7 @@ def run_cell(
         threads: CPU threads to use.
         notify: told where the cell stands.
         saving: when training is saved. A checkpoint in the folder is gone on from.
+        fid_weights: the weight file of pytorch-fid; None for its usual place.
 
     Returns:
         The part of the record that is measured: status, reason, metrics, times.
@@ -105,7 +111,7 @@ def run_cell(
             reason = method.skip(target.dim, task.noise_source)
             if reason is not None:
                 return outcome_of("skipped", reason)
-            place = Place(folder, torch.device(device), tell, saving)
+            place = Place(folder, torch.device(device), tell, saving, fid_weights)
             return _measure(cell, method, task, source, target, place)
     except StorageError:
         raise
@@ -127,7 +133,7 @@ def _measure(
     target: Distribution,
     place: Place,
 ) -> dict[str, Any]:
-    folder, device, tell, saving = place
+    folder, device, tell, saving, fid_weights = place
     _reset_peak_memory(device)
     held_out = evaluation_sets(cell, source, target)
     rng = generator(cell, "method", device)
@@ -185,12 +191,19 @@ def _measure(
         found = method.diagnose(trained.model, fresh[0], fresh[1])
     counts["diagnostics"] = {**transport.diagnostics, **found}
     native = not method.noise_only
+    train_set = shuffled_training_set(cell, target)
     judged = Evaluation(
         *(held_out[0], samples, *held_out[1:], path, native),
-        train=shuffled_training_set(cell, target),
+        train=train_set,
         law=target,
         known=task.known(),
     )
+    real = held_out[1] if train_set is None else train_set
+    views = views_of(task, target, real, fid_weights, device)
+    if views is not None:
+        counts |= views.record
+        own = None if task.noise_source or not native else same_units(held_out[0], source, target)
+        judged = with_features(judged, views, own)
     names = MAIN if cell.eval.metrics == "main" else METRICS
     metrics = evaluate(judged, cell.eval.replicates, generator(cell, "intervals"), names)
 
@@ -198,10 +211,13 @@ def _measure(
         found, seconds = _transport(cell, method, model, start, solver)
         return found.end.cpu(), found.nfe, seconds
 
+    def judge(other: Tensor) -> dict[str, float]:
+        return plain_values(with_samples(judged, other, views), JUDGED)
+
     if cell.eval.curve:
         tell("curve", 0, 1, None)
         counts["curve"] = measure_curve(
-            *(trained, cell.train.steps, cell.sample, cell.eval.curve, sample, held_out[1])
+            *(trained, cell.train.steps, cell.sample, cell.eval.curve, sample, judge)
         )
     shown = {
         "source": source.normalisation.undo(held_out[0]),
@@ -260,6 +276,54 @@ def transported(
             for name in parts[0].diagnostics
         },
     )
+
+
+def views_of(
+    task: Task,
+    target: Distribution,
+    real: Tensor,
+    fid_weights: str | None,
+    device: torch.device,
+) -> Views | None:
+    """The feature maps of a task whose samples are images; None of another.
+
+    Args:
+        task: the task.
+        target: its target.
+        real: real samples, whose pixels have the range of images, (N, D).
+        fid_weights: the weight file of pytorch-fid; None for its usual place.
+        device: where Inception runs.
+    """
+    if len(target.shape) != 3:
+        return None
+    pixels = Pixels.of(real, target.shape, target.normalisation)
+    return Views(task, pixels, fid_weights, device)
+
+
+def with_features(data: Evaluation, views: Views, source: Tensor | None) -> Evaluation:
+    """With the features of every set; of the training set as many as there are samples.
+
+    Metrics of memory compare no more. ``source`` is None where lines start at noise.
+    """
+    train = None if data.train is None else data.train[: len(data.samples)]
+    sets = FeatureSets(data.samples, data.target, data.second_target, source, train)
+    return dataclasses.replace(data, features=views.sets(sets))
+
+
+def with_samples(data: Evaluation, samples: Tensor, views: Views | None) -> Evaluation:
+    """With other samples, for distances alone: classes and colours are left out."""
+    seen = {} if views is None else views.samples(samples)
+    features = {
+        name: dataclasses.replace(data.features[name], samples=own) for name, own in seen.items()
+    }
+    return dataclasses.replace(data, samples=samples, features=features)
+
+
+def same_units(samples: Tensor, source: Distribution, target: Distribution) -> Tensor:
+    """Samples of the source in the units of the target."""
+    if source.normalisation is target.normalisation:
+        return samples
+    return target.normalisation.apply(source.normalisation.undo(samples))
 
 
 def laws(cell: Cell, task: Task) -> tuple[Distribution, Distribution]:

@@ -12,15 +12,16 @@ import pandas as pd
 from torch import Tensor, nn
 
 from bench.leaderboard import main_distance, with_setting
-from bench.metrics import METRICS
 from bench.train import Trained
 from methods.solvers import Solver
 
-JUDGED = ("w2", "sliced_w2", "energy_distance", "frechet")
+JUDGED = ("fid", "fd_classifier", "w2", "sliced_w2", "energy_distance", "frechet")
 """Distances at every point of a curve, where they mean something."""
 
 Sample = Callable[[nn.Module, Solver], tuple[Tensor, int, float]]
 """``sample(model, solver)``: samples (n, D), evaluations, seconds."""
+Judge = Callable[[Tensor], dict[str, float]]
+"""``judge(samples)``: the ``JUDGED`` metrics of finite samples (n, D), by name."""
 
 PLACE = ["task", "method", "setting"]
 POINT = ["train_steps", "solver_steps"]
@@ -35,7 +36,7 @@ def halvings(whole: int, count: int) -> list[int]:
 
 
 def measure_curve(
-    trained: Trained, steps: int, solver: Solver, count: int, sample: Sample, target: Tensor
+    trained: Trained, steps: int, solver: Solver, count: int, sample: Sample, judge: Judge
 ) -> list[dict[str, Any]]:
     """The points of a cell's curve, with its own result among them; as plain numbers.
 
@@ -45,7 +46,7 @@ def measure_curve(
         solver: with its full number of steps.
         count: halvings of the solver's steps.
         sample: transports the held-out source samples.
-        target: held-out target samples, shape (m, D).
+        judge: measures distances to the target.
     """
     whole = solver.solver_steps
     # Adaptive solvers choose their steps; theirs are only where a path is recorded.
@@ -63,18 +64,10 @@ def measure_curve(
                 "nfe": nfe,
                 "train_seconds": seconds,
                 "sample_seconds": sample_seconds,
-                **distances(samples, target),
+                **(judge(samples) if bool(samples.isfinite().all()) else {}),
             }
         )
     return points
-
-
-def distances(samples: Tensor, target: Tensor) -> dict[str, float]:
-    """The ``JUDGED`` metrics; none for samples that are not finite."""
-    if not bool(samples.isfinite().all()):
-        return {}
-    chosen = [METRICS[name] for name in JUDGED]
-    return {m.name: m(samples, target) for m in chosen if m.meaningful(target.shape[1])}
 
 
 def curves(rows: pd.DataFrame, recorded: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:

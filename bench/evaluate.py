@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
+from bench.features import FeatureSets
 from bench.metrics import METRICS, Metric, optimal_cost
 from datasets import Distribution, Known
 
@@ -22,12 +23,15 @@ MAIN = (
     *("w2", "sliced_w2", "energy_distance", "frechet"),
     *("transport_cost", "radial_transport_cost", "coupling_ratio", "straightness"),
     *("excess_cost", "excess_flow_cost", "map_error"),
+    *("fid", "fd_classifier", "label_success", "confident", "colour_shift_ratio"),
 )
 """The metrics of ``eval.metrics = main``: seconds less a cell."""
-MEASURED = ("distance", "law")
+MEASURED = ("distance", "law", "label")
 """Kinds of metrics whose floor is measured, on a second target set."""
 COSTS = ("transport_cost", "radial_transport_cost", "path_energy")
 """Metrics whose floor is the optimal cost."""
+WITHOUT_FLOOR = ("feature_cost",)
+"""Metrics of which it is not known how good they can be."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Evaluation:
     train: Tensor | None = None  # (N, D) the training samples of a data set, in random order
     law: Distribution | None = None  # of the target
     known: Known | None = None  # the optimal map
+    features: Mapping[str, FeatureSets] = field(default_factory=dict)  # of images, by feature map
 
     def part(self, rng: torch.Generator) -> "Evaluation":
         """One in ``PART`` of the lines and of each target set, without replacement."""
@@ -52,6 +57,10 @@ class Evaluation:
             return torch.randperm(len(samples), generator=rng)
 
         lines, first, second = (shuffled(self.samples)[:size] for _ in range(3))
+        train = None if self.train is None else shuffled(self.train)
+        features = {
+            name: sets.part(lines, first, second, train) for name, sets in self.features.items()
+        }
         return dataclasses.replace(
             self,
             source=self.source[lines],
@@ -59,7 +68,8 @@ class Evaluation:
             path=self.path[:, lines[lines < self.path.shape[1]]],
             target=self.target[first],
             second_target=self.second_target[second],
-            train=None if self.train is None else self.train[shuffled(self.train)],
+            train=None if self.train is None else self.train[train],
+            features=features,
         )
 
 
@@ -89,7 +99,8 @@ def evaluate(
     values = {name: _value(metric, data) for name, metric in chosen.items()}
     chosen = {name: metric for name, metric in chosen.items() if not math.isnan(values[name])}
     found = {name: values[name] for name in chosen}
-    floors = {name: _floor(metric, data) for name, metric in chosen.items() if name not in COSTS}
+    unknown = (*COSTS, *WITHOUT_FLOOR)
+    floors = {name: _floor(metric, data) for name, metric in chosen.items() if name not in unknown}
     if any(name in chosen for name in COSTS):
         cost = least_cost(data)
         floors |= {name: cost for name in COSTS if name in chosen and cost is not None}
@@ -101,35 +112,54 @@ def evaluate(
     return found
 
 
+def plain_values(data: Evaluation, names: Collection[str]) -> dict[str, float]:
+    """The values alone of those of the named metrics that mean something here."""
+    chosen = [METRICS[name] for name in names]
+    return {metric.name: _value(metric, data) for metric in chosen if applies(metric, data)}
+
+
 def applies(metric: Metric, data: Evaluation) -> bool:
     """Whether a metric means something for this cell."""
     if not metric.meaningful(data.target.shape[1]):
         return False
+    sets = _sets(metric, data)
+    if sets is None:
+        return False
     needs: dict[str, bool] = {
         "distance": True,
-        "memory": data.train is not None,
+        "label": True,
+        "memory": sets.train is not None,
         "law": data.law is not None,
         "known": data.known is not None and data.native,
         "radial": not data.native,
     }
-    return needs.get(metric.kind, data.native)
+    return needs.get(metric.kind, data.native and sets.source is not None)
 
 
-def _value(metric: Metric, data: Evaluation) -> float:
+def _sets(metric: Metric, data: Evaluation) -> Evaluation | FeatureSets | None:
+    """The sets that a metric is of: the samples, or their features if there are any."""
+    return data if metric.features is None else data.features.get(metric.features)
+
+
+def _value(metric: Metric, data: Evaluation, floor: bool = False) -> float:
+    """A metric of the samples; for the floor, of the second target set in their place."""
+    sets = _sets(metric, data)
+    assert sets is not None
+    samples = sets.second_target if floor else sets.samples
     arguments: dict[str, tuple[object, ...]] = {
-        "distance": (data.samples, data.target),
-        "memory": (data.samples, data.target, data.train),
-        "law": (data.samples, data.target, data.law),
-        "known": (data.source, data.samples, data.known),
+        "distance": (samples, sets.target),
+        "memory": (samples, sets.target, sets.train),
+        "law": (samples, sets.target, data.law),
+        "known": (sets.source, samples, data.known),
         "path": (data.path,),
     }
-    return metric(*arguments.get(metric.kind, (data.source, data.samples)))
+    if isinstance(sets, FeatureSets):
+        arguments["label"] = (samples, sets.wanted)
+    return metric(*arguments.get(metric.kind, (sets.source, samples)))
 
 
 def _floor(metric: Metric, data: Evaluation) -> float:
-    if metric.kind not in MEASURED:
-        return metric.ideal
-    return _value(metric, dataclasses.replace(data, samples=data.second_target))
+    return _value(metric, data, floor=True) if metric.kind in MEASURED else metric.ideal
 
 
 def least_cost(data: Evaluation) -> float | None:

@@ -19,14 +19,22 @@ COSTS = [
 ]
 BUDGET = ["steps", "batch"]
 GROUP = ["task", "method", "setting"]
-MAIN = ("w2", "sliced_w2")
-"""The distance that a task is judged by: W2 where it means something, else its sliced form."""
+IMAGES = ("fid", "fd_classifier")
+"""Main distances of images."""
+MAIN = (*IMAGES, "w2", "sliced_w2")
+"""The distance that a task is judged by: of features where there are any, else W2 where it means
+something, else its sliced form."""
 HEADLINE = [
     *("w2", "sliced_w2", "frechet", "c2st", "coverage", "mode_error"),
     *("transport_cost", "radial_transport_cost", "coupling_ratio", "straightness"),
     *("excess_cost", "excess_flow_cost"),
 ]
 """Metrics of the tables for reading; ``leaderboard.csv`` has all."""
+IMAGE_HEADLINE = [
+    *("fid", "fd_classifier", "label_success", "confident", "classifier_coverage", "sliced_w2"),
+    *("transport_cost", "radial_transport_cost", "colour_shift_ratio", "straightness"),
+]
+"""Those of tasks that are judged by a distance of images."""
 NAMED = ["endpoints"]
 """Settings that say what a row is: every table names them, whether they vary or not."""
 EQUAL = ["lr", *BUDGET]
@@ -192,7 +200,8 @@ def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
 
 def main_distance(rows: pd.DataFrame) -> str | None:
     """The first of ``MAIN`` with a value: what the rows of a task are judged by."""
-    return next((name for name in MAIN if rows[f"{name}_mean"].notna().any()), None)
+    known = [name for name in MAIN if f"{name}_mean" in rows]
+    return next((name for name in known if rows[f"{name}_mean"].notna().any()), None)
 
 
 def best(rows: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -271,8 +280,9 @@ def _block(every: pd.DataFrame, most: int) -> str:
 
 
 def shown_metrics(rows: pd.DataFrame) -> list[str]:
-    """The ``HEADLINE`` metrics that have a value in these rows."""
-    return [name for name in HEADLINE if rows[f"{name}_mean"].notna().any()]
+    """The metrics of the task's headline that have a value in these rows."""
+    headline = IMAGE_HEADLINE if main_distance(rows) in IMAGES else HEADLINE
+    return [name for name in headline if rows[f"{name}_mean"].notna().any()]
 
 
 def format_value(mean: float, std: float | None) -> str:

@@ -52,7 +52,7 @@ ROW_OF_BARS = 30
 CLEAR_DOTS = 20
 """Seeds of one bar that can be told apart; more are drawn paler."""
 MAX_POINTS = 2000
-PLOTTED = ["w2", "sliced_w2", "frechet", "transport_cost"]
+PLOTTED = ["fid", "fd_classifier", "w2", "sliced_w2", "frechet", "transport_cost"]
 """Metrics that have bars; the tables have all."""
 OTHER_COLOUR = "#7f7f7f"
 Panels = Mapping[str, Mapping[str, Array]]

@@ -13,6 +13,7 @@ from typing import Any, Self, TextIO
 from tqdm import tqdm
 
 from bench.folder import Record
+from bench.leaderboard import MAIN
 from bench.schedule import Expectation
 from bench.spec import Cell, printable
 from bench.worker import RUNNING
@@ -171,9 +172,9 @@ def standing(state: dict[str, Any]) -> str:
 
 
 def main_distance(record: Record) -> tuple[str, float]:
-    """The distance by which a cell is judged in a line: W2 where it means something."""
+    """The distance by which a cell is judged in a line."""
     metrics = record["metrics"]
-    name = "w2" if "w2" in metrics else "sliced_w2"
+    name = next(name for name in MAIN if name in metrics)
     return name, metrics[name]
 
 

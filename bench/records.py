@@ -42,7 +42,9 @@ TRAILING = [
 ]
 MEMORY = ["nearest_train", "nearest_train_floor"]
 """Mean distance of the samples, and of held-out data, to the next training sample of a data set."""
-LAST = ["evaluated", "landed", *MEMORY, "id"]
+SEEN = ["classifier_hash", "classifier_accuracy", "fid_weights_hash", "fid_reason"]
+"""What images were seen through: the networks, and why there is no FID."""
+LAST = ["evaluated", "landed", *MEMORY, *SEEN, "id"]
 METRIC_COLUMNS = [
     column
     for name in METRICS

@@ -190,7 +190,8 @@ def _logged_run(attempt: Attempt, in_process: bool) -> dict[str, Any]:
         notify = _notify(attempt, say, curves)
         # A worker that is killed again and again is given up, unless it comes further each time.
         saving = Saving(attempt.job.checkpoint, lambda: set_kills(folder, int(in_process)))
-        outcome = run_cell(cell, folder, device, attempt.threads, notify, saving)
+        weights = attempt.job.fid_weights
+        outcome = run_cell(cell, folder, device, attempt.threads, notify, saving, weights)
         say(" ".join(filter(None, (outcome["status"], outcome["reason"]))))
         for name, value in outcome["metrics"].items():
             say(f"  {name} {value:.6g}")

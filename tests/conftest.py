@@ -1,5 +1,6 @@
-"""What every test needs: one thread, and no method left over from another test's plugin."""
+"""What every test needs: one thread, a cache of its own, no method left from another's plugin."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from bench import plugins
 from datasets import TASKS
+from datasets.cache import CACHE
 from methods import METHODS
 
 
@@ -17,6 +19,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of this session, also for the processes that tests start."""
+    before = os.environ.get(CACHE)
+    os.environ[CACHE] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop(CACHE)
+    if before is not None:
+        os.environ[CACHE] = before
 
 
 @pytest.fixture(autouse=True)

@@ -43,7 +43,11 @@ def evaluation(dim: int, native: bool = True, **known: object) -> Evaluation:
 
 
 IN_THE_PLANE = {"w1", "w2"}
-DISTANCES = {name for name, metric in METRICS.items() if metric.kind == "distance"}
+DISTANCES = {
+    name
+    for name, metric in METRICS.items()
+    if metric.kind == "distance" and metric.features is None
+}
 NATIVE = {"transport_cost", "coupling_ratio", "straightness", "path_energy"}
 PRIOR = {"radial_transport_cost"}
 COSTLY = {"transport_cost", "path_energy", "radial_transport_cost"}

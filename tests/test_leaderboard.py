@@ -335,7 +335,8 @@ def test_columns_are_in_the_order_of_the_contract() -> None:
     assert columns[:5] == ["task", "method", "seed", "L", "sigma"]
     last = "status reason nfe train_seconds sample_seconds peak_memory_mb parameters steps batch"
     memory = ["nearest_train", "nearest_train_floor"]
-    end = [*last.split(), "device", "commit", "evaluated", "landed", *memory, "id"]
+    seen = ["classifier_hash", "classifier_accuracy", "fid_weights_hash", "fid_reason"]
+    end = [*last.split(), "device", "commit", "evaluated", "landed", *memory, *seen, "id"]
     assert columns[-len(end) :] == end
     parts = ("floor", "low", "high")
     metrics = [c for name in METRICS for c in (name, *(f"{name}_{part}" for part in parts))]

@@ -57,6 +57,7 @@ DISTANCES = {
     name: metric
     for name, metric in METRICS.items()
     if metric.kind == "distance" and metric.better == "lower" and metric.ideal == 0
+    if metric.features is None
 }
 DISTANCES_BY_DIM = [
     (name, dim)
@@ -366,7 +367,7 @@ def test_every_metric_is_documented() -> None:
 
 def test_w2_is_left_out_above_three_dimensions() -> None:
     assert [METRICS["w2"].meaningful(dim) for dim in (1, 3, 4, 64)] == [True, True, False, False]
-    few = {"w1", "w2", "coupling_ratio"}
+    few = {"w1", "w2", "coupling_ratio", "c2st"}
     assert all(m.meaningful(3072) for name, m in METRICS.items() if name not in few)
 
 

@@ -82,7 +82,8 @@ def outcome(cell: Cell, rng: np.random.Generator) -> dict[str, Any]:
     native = cell.method != "pfgm"
     for name, metric in METRICS.items():
         has_it = metric.kind in MEASURED or (metric.kind == "radial") is not native
-        if metric.meaningful(task.dim) and has_it and metric.kind != "known":
+        has_it &= metric.kind != "known" and metric.features is None
+        if metric.meaningful(task.dim) and has_it:
             values[name] = float(scale * rng.lognormal(0, 0.2))
             values[f"{name}_floor"] = 0.1 if metric.kind in MEASURED else 1.0
             values |= {f"{name}_low": 0.9 * values[name], f"{name}_high": 1.1 * values[name]}

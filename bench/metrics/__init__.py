@@ -10,6 +10,17 @@ from bench.metrics.distances import (
     w1,
     w2,
 )
+from bench.metrics.images import (
+    cmmd,
+    colour_shift,
+    colour_shift_ratio,
+    confident,
+    fd_classifier,
+    feature_cost,
+    fid,
+    kernel_distance,
+    label_success,
+)
 from bench.metrics.kernels import energy_distance, mmd, stein_discrepancy
 from bench.metrics.modes import mode_error, modes_missed
 from bench.metrics.neighbours import coverage, density, memorised, precision, recall
@@ -29,13 +40,22 @@ __all__ = [
     "METRICS",
     "Metric",
     "c2st",
+    "cmmd",
+    "colour_shift",
+    "colour_shift_ratio",
+    "confident",
     "coupling_ratio",
     "coverage",
     "density",
     "energy_distance",
     "excess_cost",
     "excess_flow_cost",
+    "fd_classifier",
+    "feature_cost",
+    "fid",
     "frechet",
+    "kernel_distance",
+    "label_success",
     "map_error",
     "max_sliced_w2",
     "memorised",

@@ -11,7 +11,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 Array = NDArray[np.float64]
-Kind = Literal["distance", "coupling", "radial", "path", "memory", "law", "known"]
+Kind = Literal["distance", "coupling", "radial", "path", "memory", "law", "known", "label"]
+FeatureMap = Literal["classifier", "classes", "colour", "inception"]
 Better = Literal["lower", "higher", "nearest"]
 
 BLOCK = 2**22
@@ -33,10 +34,14 @@ class Metric:
     * ``radial``: likewise, for methods whose lines start at the image of the source on a prior of
       their own;
     * ``known``: f(source, samples, known), where the optimal map is known;
-    * ``path``: f(path (T+1, n, D)).
+    * ``path``: f(path (T+1, n, D));
+    * ``label``: f(class probabilities of the samples (n, K), classes of the target).
+
+    ``features`` says through which map of images the sets are seen (:mod:`bench.features`): D is
+    then the number of features; None for the samples as they are.
 
     ``better`` says which values are: lower, higher, or nearest to ``ideal``. ``floor`` says what
-    stands beside the value: for the first three kinds the same metric of a fresh target set.
+    stands beside the value: for distances, laws and labels the same metric of a fresh target set.
     ``error(value, n)`` is the standard error of a value of n samples, where that is known;
     elsewhere intervals come from resampling.
     """
@@ -51,6 +56,7 @@ class Metric:
     better: Better = "lower"
     ideal: float = 0.0
     error: Callable[[float, int], float] | None = None
+    features: FeatureMap | None = None
 
     def __call__(self, *arguments: Any) -> float:
         return self.function(*arguments)

@@ -17,7 +17,7 @@ SCALES = 5
 Kernel = Callable[[Array, Array], Array]
 
 
-def _mean(kernel: Kernel, x: Array, y: Array) -> float:
+def mean_kernel(kernel: Kernel, x: Array, y: Array) -> float:
     """Mean of ``kernel`` over all pairs."""
     sums = [kernel(x[rows], y).sum() for rows in blocks(len(x), len(y))]
     return float(np.sum(sums) / (len(x) * len(y)))
@@ -44,7 +44,7 @@ def energy_distance(samples: Tensor, target: Tensor) -> float:
         Szekely and Rizzo, Energy statistics, JSPI 2013.
     """
     x, y = to_numpy(samples), to_numpy(target)
-    squared = 2 * _mean(cdist, x, y) - _mean(cdist, x, x) - _mean(cdist, y, y)
+    squared = 2 * mean_kernel(cdist, x, y) - mean_kernel(cdist, x, x) - mean_kernel(cdist, y, y)
     return float(np.sqrt(np.maximum(squared, 0)))  # NaN stays NaN
 
 
@@ -75,7 +75,7 @@ def mmd(samples: Tensor, target: Tensor) -> float:
         return total / SCALES
 
     x, y = to_numpy(samples), to_numpy(target)
-    squared = _mean(kernel, x, x) + _mean(kernel, y, y) - 2 * _mean(kernel, x, y)
+    squared = mean_kernel(kernel, x, x) + mean_kernel(kernel, y, y) - 2 * mean_kernel(kernel, x, y)
     return float(np.sqrt(np.maximum(squared, 0)))
 
 

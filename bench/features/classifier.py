@@ -1,0 +1,196 @@
+"""A small classifier trained once on the labelled images of a task.
+
+Its last hidden layer is the feature map of ``fd_classifier`` and of the other metrics that need no
+download, and its classes say what an image shows. It is trained on training images alone, is the
+same for every cell of a task, and is kept in the cache under the hash of what it was made of.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.features import cache
+
+RECIPE = "1"
+"""Raised when the network or its training changes: classifiers of another recipe are not used."""
+WIDTHS = (16, 32, 64)
+FEATURES = 64
+LARGEST_SIDE = 32
+"""Larger images are averaged down to about this: classes are seen at that size too."""
+STEPS, BATCH = 500, 48
+SPOILED = 16
+"""Images of nothing that each batch has in addition."""
+RATE, WEIGHT_DECAY = 3e-3, 1e-4
+NOISE = 0.1
+"""Noise on training images has a standard deviation of up to this."""
+SEED = 0
+APPLY_BATCH = 500
+
+
+class Network(nn.Module):
+    """Three convolutions, a hidden layer of ``FEATURES`` and the classes."""
+
+    def __init__(self, shape: Sequence[int], classes: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        pool = max(1, min(height, width) // LARGEST_SIDE)
+        layers: list[nn.Module] = [nn.AvgPool2d(pool)] if pool > 1 else []
+        before = channels
+        for number, after in enumerate(WIDTHS):
+            stride = 1 if number == 0 else 2
+            layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.ReLU()]
+            before = after
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            size = self.convolutions.eval()(torch.zeros(1, channels, height, width)).shape[1]
+        self.hidden = nn.Sequential(nn.Linear(size, FEATURES), nn.ReLU())
+        self.last = nn.Linear(FEATURES, classes)
+        self.spread = nn.Buffer(torch.ones(()))  # of the training images' features, their unit
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, F) and logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        features = self.hidden(self.convolutions(2 * images - 1))
+        return features / self.spread, self.last(features)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network, the hash of its weights and the share of test images it gets right."""
+
+    network: Network
+    hash: str
+    accuracy: float
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n, F) and class probabilities (n, K) of images (n, C, H, W) in [0, 1]."""
+        with torch.no_grad():
+            found = [self.network(part) for part in torch.split(images, APPLY_BATCH)]
+        return torch.cat([f for f, _ in found]), torch.cat([p.softmax(1) for _, p in found])
+
+
+def classifier(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, classes: int
+) -> Classifier:
+    """The classifier of these images: from the cache, or trained now, which takes seconds.
+
+    The accuracy may be low where classes are hard (CIFAR-10): read it beside the metrics.
+
+    Args:
+        train: images, shape (N, C, H, W), in [0, 1].
+        train_labels: shape (N,), from 0 to ``classes`` - 1.
+        test: images for the accuracy alone, shape (M, C, H, W).
+        test_labels: shape (M,).
+        classes: how many there are.
+    """
+    own = (train, train_labels, test, test_labels)
+    name = f"classifier-{cache.digest_of([f'recipe {RECIPE} classes {classes} ', *own])[:32]}"
+    stored = cache.load(name)
+    with _reproducible(SEED):
+        network = Network(train.shape[1:], classes)
+        if stored is not None:
+            try:
+                network.load_state_dict(stored[0])
+                accuracy = float(stored[1]["accuracy"])
+            except (RuntimeError, KeyError, ValueError):
+                stored = None
+        if stored is None:
+            network = fit(Network(train.shape[1:], classes), train, train_labels)
+    network.eval()
+    weights = network.state_dict()
+    if stored is None:
+        accuracy = accuracy_of(network, test, test_labels)
+        cache.store(name, weights, {"accuracy": repr(accuracy)})
+    return Classifier(network, cache.tensors_digest(weights)[:16], accuracy)
+
+
+def fit(network: Network, images: Tensor, labels: Tensor) -> Network:
+    """Trains by Adam at a rate that rises and falls, on images that are shifted and noisy.
+
+    A shift by a pixel or two and some noise change no class: the features then depend on them less.
+    Spoiled images are of no class: a network that has seen none is sure of a class in noise.
+    The mean variance of a feature of the training images is 1 at the end, so that distances of
+    features have the same scale for every task. Random numbers are torch's global ones.
+    """
+    optimiser = torch.optim.Adam(network.parameters(), RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
+    known = nn.functional.one_hot(labels, network.last.out_features).float()
+    network.train()
+    for rows in _batches(len(images)):
+        some, classes = spoiled(images[rows], known[rows])
+        seen, truth = torch.cat([augmented(images[rows]), some]), torch.cat([known[rows], classes])
+        loss = nn.functional.cross_entropy(network(seen)[1], truth)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+    network.eval()
+    with torch.no_grad():
+        features = torch.cat([network(part)[0] for part in torch.split(images, APPLY_BATCH)])
+    network.spread.copy_(features.var(0).mean().sqrt())
+    return network
+
+
+def _batches(size: int) -> Iterator[Tensor]:
+    """``STEPS`` batches of rows, in random orders."""
+    needed = STEPS * BATCH
+    orders = torch.cat([torch.randperm(size) for _ in range(0, needed, size)])
+    return iter(torch.split(orders[:needed], BATCH))
+
+
+def augmented(images: Tensor) -> Tensor:
+    """Each image shifted by at most an eighth of its side, with noise of its own strength."""
+    n, _, height, width = images.shape
+    reach = max(1, min(height, width) // 8)
+    padded = nn.functional.pad(images, (reach, reach, reach, reach), mode="replicate")
+    down, right = torch.randint(0, 2 * reach + 1, (2, n))
+    rows = down[:, None] + torch.arange(height)
+    columns = right[:, None] + torch.arange(width)
+    which = torch.arange(n)[:, None, None]
+    shifted = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
+    moved = shifted.permute(0, 3, 1, 2).contiguous()
+    return moved + NOISE * torch.rand(n, 1, 1, 1) * torch.randn_like(moved)
+
+
+def spoiled(images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """``SPOILED`` images that are none, from those of a batch, and the probabilities of classes.
+
+    Half are the mean of two images, of the classes of both. A quarter are images with their pixels
+    in random places and a quarter normal noise, of no class: all are equally likely.
+
+    Args:
+        images: at least 2 ``SPOILED``, shape (n, C, H, W).
+        classes: their probabilities, shape (n, K).
+    """
+    half, quarter = SPOILED // 2, SPOILED // 4
+    blends = (images[:half] + images[half:SPOILED]) / 2
+    plain = images[SPOILED : SPOILED + quarter]
+    places = torch.rand(quarter, 1, *plain.shape[2:]).flatten(2).argsort(2)
+    shuffled = plain.flatten(2).gather(2, places.expand(-1, plain.shape[1], -1)).view_as(plain)
+    noise = (images.mean() + torch.rand(quarter, 1, 1, 1) * torch.randn_like(plain)).clamp(0, 1)
+    nothing = torch.full((2 * quarter, classes.shape[1]), 1 / classes.shape[1])
+    both = (classes[:half] + classes[half:SPOILED]) / 2
+    return torch.cat([blends, shuffled, noise]), torch.cat([both, nothing])
+
+
+def accuracy_of(network: Network, images: Tensor, labels: Tensor) -> float:
+    """The share of images whose likeliest class is theirs."""
+    with torch.no_grad():
+        found = torch.cat([network(part)[1].argmax(1) for part in torch.split(images, APPLY_BATCH)])
+    return float((found == labels).double().mean())
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """One thread and seeded random numbers: weights do not depend on the machine's cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,131 @@
+"""The Inception features of FID: pytorch-fid's network and weights, without network access."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_fid import inception
+from torch import Tensor, nn
+
+from bench.features import cache
+
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+"""The file of pytorch-fid's weights, as torch keeps it once it is fetched."""
+SMALLEST_SIDE = 16
+"""Images below this are blurs at 299x299, and the features of blurs say nothing."""
+BATCH = 50
+LARGEST_CACHED = 10_000
+"""Images whose features are kept; 2048 numbers of 4 bytes each."""
+RECIPE = "1"
+
+
+class FidError(ValueError):
+    """There are no weights, a file is none, or images are of no use. One line."""
+
+
+def weight_file(given: str | None) -> Path:
+    """The file given by the user, else the one that torch has fetched for pytorch-fid.
+
+    Raises:
+        FidError: there is none.
+    """
+    usual = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    path = usual if given is None else Path(given)
+    if not path.is_file():
+        raise FidError(
+            f"no weights of pytorch-fid: give --fid-weights FILE, or put {WEIGHTS} into the folder"
+            " checkpoints of torch.hub"
+            if given is None
+            else f"no weight file {given}"
+        )
+    return path
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Whether images (C, H, W) are ones that Inception can say something about.
+
+    Raises:
+        FidError: they are not.
+    """
+    channels, height, width = shape
+    if channels not in (1, 3) or min(height, width) < SMALLEST_SIDE:
+        raise FidError(
+            f"images are {channels}x{height}x{width}: Inception takes 1 or 3 channels, and"
+            f" {SMALLEST_SIDE} pixels a side or more"
+        )
+
+
+class Inception:
+    """Features of pytorch-fid's InceptionV3 before its last layer.
+
+    Args:
+        path: the weights.
+        device: where features are computed; they are returned on the CPU.
+
+    Raises:
+        FidError: a file that does not hold these weights.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.device = device
+        try:
+            content = path.read_bytes()
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            network = _network(state)
+        except Exception as error:  # zip and pickle raise a dozen types on a spoiled file
+            words = " ".join(str(error).split())[:200] or type(error).__name__
+            raise FidError(f"{path.name} does not hold pytorch-fid's weights: {words}") from None
+        self.network = network.eval().to(device)
+        self.hash = cache.digest_of([content])[:16]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (n, 2048) of images (n, C, H, W) in [0, 1], C = 1 or 3.
+
+        They are rounded to 8 bits first, as images are that are stored and read again; grey is
+        repeated. The network's own code resizes them.
+        """
+        found = [self._features(part) for part in torch.split(eight_bits(images), BATCH)]
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def _features(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.network(pixels.to(self.device).float() / 255)[0]
+        return features.flatten(1).cpu()
+
+    def reference(self, images: Tensor) -> Tensor:
+        """Like a call, for images that many cells share: features are kept in the cache."""
+        pixels = eight_bits(images)
+        name = f"inception-{cache.digest_of([f'recipe {RECIPE} ', self.hash, pixels])[:32]}"
+        stored = cache.load(name)
+        if stored is not None and "features" in stored[0]:
+            return stored[0]["features"]
+        features = self(images)
+        if len(images) <= LARGEST_CACHED:
+            cache.store(name, {"features": features}, {"weights": self.hash})
+        return features
+
+
+def eight_bits(images: Tensor) -> Tensor:
+    """Images in [0, 1] as stored pixels, uint8, of three channels."""
+    pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
+    return pixels.expand(-1, 3, -1, -1)
+
+
+def _network(state: Any) -> nn.Module:
+    """pytorch-fid's network with these weights, which it would otherwise fetch itself."""
+    with _instead_of_fetching(state):
+        block = inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]
+        network: nn.Module = inception.InceptionV3([block])
+    return network
+
+
+@contextmanager
+def _instead_of_fetching(state: Any) -> Iterator[None]:
+    fetch = inception.load_state_dict_from_url
+    inception.load_state_dict_from_url = lambda *args, **options: state
+    try:
+        yield
+    finally:
+        inception.load_state_dict_from_url = fetch
