@@ -207,7 +207,8 @@ def read_inputs(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise SpecError(
             f"inputs: expected numbers of shape {choices}, got {array.dtype} {array.shape}"
         )
-    flat = torch.from_numpy(array.reshape(len(array), dim).astype(np.float32))
+    rows = np.ascontiguousarray(array.reshape(len(array), dim), dtype=np.float32)
+    flat = torch.from_numpy(rows)
     if not bool(flat.isfinite().all()):
         raise SpecError("inputs: holds NaN or infinity")
     return flat
