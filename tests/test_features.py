@@ -484,8 +484,9 @@ def test_a_cell_records_what_images_were_seen_through(tmp_path: Path, metrics: s
     assert record["metrics"]["transport_cost"] > 0
 
 
-def test_a_method_with_a_prior_of_its_own_has_no_costs_of_features(tmp_path: Path) -> None:
-    record = cell_record(GaussianToColoured, "pfgm", tmp_path)
+@pytest.mark.parametrize("method", ["pfgm", "fm"])
+def test_lines_from_noise_have_no_costs_of_features(tmp_path: Path, method: str) -> None:
+    record = cell_record(GaussianToColoured, method, tmp_path)
     assert record["status"] == "done", record["reason"]
     found = OF_FEATURES & set(record["metrics"])
     assert OF_FEATURES - found == {*IMAGE_TO_IMAGE, "label_success"}

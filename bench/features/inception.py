@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_fid import inception
 from torch import Tensor, nn
 
 from bench.features import cache
@@ -115,17 +114,19 @@ def eight_bits(images: Tensor) -> Tensor:
 
 def _network(state: Any) -> nn.Module:
     """pytorch-fid's network with these weights, which it would otherwise fetch itself."""
-    with _instead_of_fetching(state):
+    from pytorch_fid import inception  # and torchvision: seconds, for those who have weights
+
+    with _instead_of_fetching(inception, state):
         block = inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]
         network: nn.Module = inception.InceptionV3([block])
     return network
 
 
 @contextmanager
-def _instead_of_fetching(state: Any) -> Iterator[None]:
-    fetch = inception.load_state_dict_from_url
-    inception.load_state_dict_from_url = lambda *args, **options: state
+def _instead_of_fetching(module: Any, state: Any) -> Iterator[None]:
+    fetch = module.load_state_dict_from_url
+    module.load_state_dict_from_url = lambda *args, **options: state
     try:
         yield
     finally:
-        inception.load_state_dict_from_url = fetch
+        module.load_state_dict_from_url = fetch
