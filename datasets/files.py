@@ -77,18 +77,21 @@ def _missing(kind: str, root: Path, what: str) -> DataError:
 
 def _spoiled(path: Path, reason: object) -> DataError:
     words = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else reason
-    return DataError(" ".join(f"{path} is spoiled ({words}): fetch or make it again".split()))
+    return DataError(f"{path} is spoiled ({words}): fetch or make it again")
 
 
 @contextlib.contextmanager
 def errors_of(task: str) -> Iterator[None]:
-    """Errors of files begin with the name of the task."""
+    """Errors of files are of one kind and on one line, which begins with the name of the task.
+
+    Raises:
+        DataError: in place of that, or of an error of the system.
+    """
     try:
         yield
-    except DataError as error:
-        words = str(error)
-        start = f"{task}: "
-        raise DataError(words if words.startswith(start) else start + words) from None
+    except (DataError, OSError) as error:
+        words = " ".join(str(error).split())
+        raise DataError(f"{task}: {words.removeprefix(f'{task}: ')}") from None
 
 
 # ------------------------------------------------------------------------------------------ formats
@@ -245,7 +248,7 @@ def decoded(files: list[Path], size: int, crop: int | None) -> Tensor:
     digest.update(f"1 {size} {crop}".encode())
     for file in files:
         found = file.stat()
-        digest.update(f"{file} {found.st_size} {found.st_mtime_ns}\n".encode(errors="replace"))
+        digest.update(os.fsencode(file) + f" {found.st_size} {found.st_mtime_ns}\n".encode())
     shape = len(files), 3 * size * size
     return cached_rows(
         f"images-{digest.hexdigest()}", shape, lambda: (_decoded(f, size, crop) for f in files)
@@ -262,9 +265,9 @@ def _decoded(file: Path, size: int, crop: int | None) -> Bytes:
         raise _spoiled(file, error) from None
     side = min(upright.size) if crop is None else min(crop, *upright.size)
     left, top = (upright.width - side) // 2, (upright.height - side) // 2
-    box = (left, top, left + side, top + side)
+    square = upright.crop((left, top, left + side, top + side))
     # Linear, and antialiased where it shrinks.
-    shown = upright.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    shown = square.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(shown).transpose(2, 0, 1).reshape(-1)
 
 
@@ -315,8 +318,12 @@ class FilesTask(Task):
     """The classes of the target."""
 
     @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width)."""
+
+    @abstractmethod
     def read(self, root: Path) -> ImageSet:
-        """All images."""
+        """All images, of that shape."""
 
     def augmented(self) -> bool:
         """Whether training draws are mirrored at random."""
@@ -333,16 +340,17 @@ class FilesTask(Task):
             return self.images().law(classes, flipped if self.augmented() else None)
 
     def source(self) -> Distribution:
-        return StandardNormal(self.images().shape)
+        return StandardNormal(self.shape())
 
     def target(self) -> Distribution:
         return self.law(self.wanted)
 
     def labelled(self) -> Labelled:
-        return self.images().labelled(self.wanted)
+        with errors_of(self.name):
+            return self.images().labelled(self.wanted)
 
     def check(self) -> None:
-        self.target()
+        self.images()
 
 
 @register
@@ -357,6 +365,9 @@ class GaussianToMnist(FilesTask):
     wanted: ClassVar[tuple[int, ...]] = tuple(range(10))
 
     size: int = Field(28, ge=8, le=64, multiple_of=4)
+
+    def shape(self) -> tuple[int, ...]:
+        return (1, self.size, self.size)
 
     def read(self, root: Path) -> ImageSet:
         return _mnist_resized(root, self.size)
@@ -384,6 +395,9 @@ class GaussianToCifar10(FlippedTask):
 
     flip: Literal["on", "off"] = "on"
 
+    def shape(self) -> tuple[int, ...]:
+        return (3, 32, 32)
+
     def read(self, root: Path) -> ImageSet:
         return cifar10(root)
 
@@ -395,6 +409,9 @@ class CelebaTask(FlippedTask):
     dim: ClassVar[int] = 3 * 64 * 64
 
     size: int = Field(64, ge=8, le=140, multiple_of=4)
+
+    def shape(self) -> tuple[int, ...]:
+        return (3, self.size, self.size)
 
     def read(self, root: Path) -> ImageSet:
         return celeba(root, self.size)
@@ -469,6 +486,9 @@ class FolderAToB(FlippedTask):
         if not name.isprintable() or not path.parts or path.is_absolute() or ".." in path.parts:
             raise ValueError("expected the name of a folder under --data-root")
         return path.as_posix()
+
+    def shape(self) -> tuple[int, ...]:
+        return (3, self.size, self.size)
 
     def read(self, root: Path) -> ImageSet:
         return folder_pair(root, (self.folder_a, self.folder_b), self.size, self.held_share)
