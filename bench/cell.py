@@ -1,7 +1,6 @@
 """One cell: draw the data, train, transport fresh source samples, evaluate."""
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import hashlib
@@ -24,8 +23,6 @@ from bench.checkpoint import Checkpoints, Source
 from bench.curve import JUDGED, halvings, measure_curve
 from bench.evaluate import MAIN, Evaluation, evaluate, plain_values
 from bench.excerpts import excerpts
-from bench.features import FeatureSets
-from bench.features.build import Pixels, Views
 from bench.folder import (
     CHECKPOINT,
     MODEL,
@@ -35,6 +32,7 @@ from bench.folder import (
     outcome_of,
     write_atomically,
 )
+from bench.judge import same_units, views_of, with_features, with_samples
 from bench.metrics import METRICS
 from bench.metrics.neighbours import nearest
 from bench.records import MEMORY
@@ -200,10 +198,9 @@ def _measure(
     )
     real = held_out[1] if train_set is None else train_set
     views = views_of(task, target, real, fid_weights, device)
-    if views is not None:
-        counts |= views.record
-        own = None if task.noise_source or not native else same_units(held_out[0], source, target)
-        judged = with_features(judged, views, own)
+    counts |= {} if views is None else views.record
+    own = None if task.noise_source or not native else same_units(held_out[0], source, target)
+    judged = with_features(judged, views, own)
     names = MAIN if cell.eval.metrics == "main" else METRICS
     metrics = evaluate(judged, cell.eval.replicates, generator(cell, "intervals"), names)
 
@@ -276,54 +273,6 @@ def transported(
             for name in parts[0].diagnostics
         },
     )
-
-
-def views_of(
-    task: Task,
-    target: Distribution,
-    real: Tensor,
-    fid_weights: str | None,
-    device: torch.device,
-) -> Views | None:
-    """The feature maps of a task whose samples are images; None of another.
-
-    Args:
-        task: the task.
-        target: its target.
-        real: real samples, whose pixels have the range of images, (N, D).
-        fid_weights: the weight file of pytorch-fid; None for its usual place.
-        device: where Inception runs.
-    """
-    if len(target.shape) != 3:
-        return None
-    pixels = Pixels.of(real, target.shape, target.normalisation)
-    return Views(task, pixels, fid_weights, device)
-
-
-def with_features(data: Evaluation, views: Views, source: Tensor | None) -> Evaluation:
-    """With the features of every set; of the training set as many as there are samples.
-
-    Metrics of memory compare no more. ``source`` is None where lines start at noise.
-    """
-    train = None if data.train is None else data.train[: len(data.samples)]
-    sets = FeatureSets(data.samples, data.target, data.second_target, source, train)
-    return dataclasses.replace(data, features=views.sets(sets))
-
-
-def with_samples(data: Evaluation, samples: Tensor, views: Views | None) -> Evaluation:
-    """With other samples, for distances alone: classes and colours are left out."""
-    seen = {} if views is None else views.samples(samples)
-    features = {
-        name: dataclasses.replace(data.features[name], samples=own) for name, own in seen.items()
-    }
-    return dataclasses.replace(data, samples=samples, features=features)
-
-
-def same_units(samples: Tensor, source: Distribution, target: Distribution) -> Tensor:
-    """Samples of the source in the units of the target."""
-    if source.normalisation is target.normalisation:
-        return samples
-    return target.normalisation.apply(source.normalisation.undo(samples))
 
 
 def laws(cell: Cell, task: Task) -> tuple[Distribution, Distribution]:

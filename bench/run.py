@@ -41,7 +41,7 @@ from bench.metrics import METRICS
 from bench.plugins import load_plugin
 from bench.records import RecordError, read_records, results
 from bench.report import write_report, write_tables
-from bench.session import Session, make_plan, pending, settled
+from bench.session import Session, check_data, make_plan, pending, settled, use_data_root
 from bench.slots import WorkerError
 from bench.spec import (
     DEFAULT_SUITE,
@@ -63,6 +63,7 @@ from bench.spec import (
 )
 from bench.summary import terminal
 from datasets import TASKS
+from datasets.base import DataError
 from methods import METHODS
 
 RUNS = Path("results/runs")
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().read(words)
         for path in arguments.plugin:
             load_plugin(path)
+        use_data_root(arguments.data_root)
         if arguments.list:
             _list()
             return OK
@@ -146,6 +148,7 @@ def run(
     """
     for path in plugins:
         load_plugin(path)
+    use_data_root(data_root)
     settings = {SHORTHANDS.get(name, name): as_list(name, value) for name, value in axes.items()}
     given = {"methods": methods, "tasks": tasks, "seeds": seeds}
     config = {name: as_list(name, value) for name, value in given.items() if value is not None}
@@ -202,6 +205,8 @@ def _spec(arguments: argparse.Namespace) -> Spec:
         given["methods"] = chosen_names("methods", arguments.methods, METHODS)
     if arguments.tasks is not None:
         given["tasks"] = chosen_names("tasks", arguments.tasks, TASKS)
+        if arguments.tasks.strip() == "all":
+            given["tasks"] = _with_files(given["tasks"])
     if arguments.seeds is not None:
         given["seeds"] = parse_seeds(arguments.seeds)
         check_seeds(given["seeds"])
@@ -211,6 +216,18 @@ def _spec(arguments: argparse.Namespace) -> Spec:
             given["settings"][SHORTHANDS.get(option, option)] = parse_values(text)
     given["settings"] |= assignments(arguments.set)
     return merge(config, given)
+
+
+def _with_files(names: list[str]) -> list[str]:
+    """The tasks without those that need files of the user's which are not there."""
+    found = []
+    for name in names:
+        try:
+            TASKS[name]().check()
+            found.append(name)
+        except DataError as error:
+            tell(PROGRAM, f"left out: {error}")
+    return found
 
 
 def _out(arguments: argparse.Namespace) -> Path:
@@ -247,6 +264,10 @@ def _dry_run(cells: list[Cell], plan: Plan, force: bool) -> None:
         state = "to do   " if cell.id in todo else "finished"
         print(f"{cell.id} {state} {cell.label} {settings}")
     left = [cell for cell in cells if cell.id in todo]
+    try:
+        check_data(left, plan)
+    except SpecError as error:
+        print(f"not here: {error}")
     if left:
         device = "cuda" if plan.device.startswith("cuda") else "cpu"
         for line in forecast(left, device, plan.threads):

@@ -20,7 +20,6 @@ transport are those of the cell's own evaluation.
 import argparse
 import io
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench.cell import generator, laws
+from bench.cell import generator, laws, transported
 from bench.command import FAILED, INTERRUPTED, MISUSED, OK, Parser, count, tell, terminable
 from bench.excerpts import is_image
 from bench.execute import resolve_device
@@ -43,19 +42,18 @@ from bench.leaderboard import few
 from bench.plots import scatter_figure
 from bench.plugins import load_plugin
 from bench.records import RecordError, read_record, read_records
+from bench.session import use_data_root
 from bench.slots import deal
 from bench.spec import Cell, SpecError, validated
 from bench.stored import Array, read_cell, read_model, reason_of
 from datasets import TASKS, Distribution
-from datasets.base import DATA_ROOT, check_samples
+from datasets.base import check_samples
 from methods import METHODS, Method
 from methods.solvers import Solver
 
 PROGRAM = "bench.sample"
 SUFFIXES = (".png", ".npz")
 N = 64
-VALUES = 2**20
-"""Numbers of samples, n times D, that are transported at a time."""
 MAX_N = 1_000_000
 MAX_INPUT_BYTES = 2**32
 MAX_SHOWN = 2500
@@ -162,12 +160,8 @@ def transport(model: Model, inputs: Tensor, solver: Solver, seed: int = 0) -> Te
     # Seed 0 repeats the noise of the evaluation: from its inputs come its samples.
     purpose = f"transport {seed}" if seed else "transport"
     rng = generator(model.cell, purpose, device)
-    ends, size = [], max(1, VALUES // inputs.shape[1])
-    with torch.no_grad():
-        for first in range(0, len(inputs), size):
-            start = model.method.start(inputs[first : first + size].to(device))
-            ends.append(model.method.transport(model.network, start, solver, rng=rng).end.cpu())
-    return torch.cat(ends)
+    start = model.method.start(inputs.to(device))
+    return transported(model.method, model.network, start, solver, rng).end.cpu()
 
 
 def _inputs(model: Model, arguments: argparse.Namespace) -> Tensor:
@@ -376,10 +370,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
             pass
     if arguments.n is not None and not 1 <= arguments.n <= MAX_N:
         raise SpecError(f"n: must be a number from 1 to {MAX_N}, got {arguments.n}")
-    if arguments.data_root is not None:
-        if not Path(arguments.data_root).is_dir():
-            raise SpecError(f"data-root: no folder {arguments.data_root!r}")
-        os.environ[DATA_ROOT] = arguments.data_root
+    use_data_root(arguments.data_root)
     for plugin in arguments.plugin:
         load_plugin(plugin)
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import importlib.util
+import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from bench.provenance import environment
 from bench.records import is_settled, read_records
 from bench.schedule import Expectation, longest_first
 from bench.spec import Cell, Spec, SpecError
+from datasets.base import DATA_ROOT, DataError
 
 MAX_COUNT = 100_000
 MAX_LIMIT = 1e9
@@ -58,8 +60,7 @@ def make_plan(
             raise SpecError(f"{name}: must be positive and at most 1e9, got {limit!r}")
     if checkpoint is not None and not (isinstance(checkpoint, int) and checkpoint >= 1):
         raise SpecError(f"checkpoint: must be a number of steps from 1 on, got {checkpoint!r}")
-    if data_root is not None and not Path(data_root).is_dir():
-        raise SpecError(f"data-root: no folder {str(data_root)!r}")
+    use_data_root(data_root)
     if fid_weights is not None and not Path(fid_weights).is_file():
         raise SpecError(f"fid-weights: no file {str(fid_weights)!r}")
     if scheduler is not None and jobs is not None:
@@ -92,6 +93,34 @@ def make_plan(
     )
 
 
+def use_data_root(folder: str | Path | None) -> None:
+    """Has tasks look for files of the user's there; None leaves it to the environment.
+
+    Raises:
+        SpecError: no such folder.
+    """
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise SpecError(f"data-root: no folder {str(folder)!r}")
+        os.environ[DATA_ROOT] = str(Path(folder).absolute())
+
+
+def check_data(cells: Iterable[Cell], plan: Plan) -> None:
+    """Looks whether the files of the user's are there that cells need; on a cluster they are not.
+
+    Raises:
+        SpecError: they are not; says what must lie where.
+    """
+    if plan.scheduler is not None:
+        return
+    tasks = {(cell.task, repr(cell.task_parameters)): cell for cell in cells}
+    for cell in tasks.values():
+        try:
+            cell.build_task().check()
+        except DataError as error:
+            raise SpecError(str(error)) from None
+
+
 class Session:
     """The cells of one command, those of them that are left to do, and their execution.
 
@@ -118,6 +147,7 @@ class Session:
             if cell.id in known:
                 self.expectation.learn(cell, known[cell.id])
         self.todo = longest_first(pending(cells, self.before), self.expectation)
+        check_data(self.todo, plan)
         for cell in self.todo if force else []:
             folder = cell_folder(plan.out, cell.id)
             set_kills(folder, 0)

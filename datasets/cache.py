@@ -14,6 +14,6 @@ def cache_folder() -> Path:
     can be removed at any time.
     """
     if own := os.environ.get(CACHE):
-        return Path(own)
+        return Path(own).expanduser()
     usual = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(usual) / "field-matching-bench"

@@ -121,6 +121,10 @@ class ColoredDigits(Task):
         with errors_of(self.name):
             return self.images().law(digits, augment)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (3, self.size, self.size)
+
     def target(self) -> Distribution:
         return self.law(self.wanted())
 
@@ -161,7 +165,7 @@ class GaussianToColoredDigits(ColoredDigits):
         return tuple(int(name) for name in names)
 
     def source(self) -> Distribution:
-        return StandardNormal((3, self.size, self.size))
+        return StandardNormal(self.shape)
 
 
 @register

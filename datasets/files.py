@@ -317,9 +317,10 @@ class FilesTask(Task):
     wanted: ClassVar[tuple[int, ...]]
     """The classes of the target."""
 
+    @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width)."""
+        """(channels, height, width); known without the files."""
 
     @abstractmethod
     def read(self, root: Path) -> ImageSet:
@@ -340,7 +341,7 @@ class FilesTask(Task):
             return self.images().law(classes, flipped if self.augmented() else None)
 
     def source(self) -> Distribution:
-        return StandardNormal(self.shape())
+        return StandardNormal(self.shape)
 
     def target(self) -> Distribution:
         return self.law(self.wanted)
@@ -366,6 +367,7 @@ class GaussianToMnist(FilesTask):
 
     size: int = Field(28, ge=8, le=64, multiple_of=4)
 
+    @property
     def shape(self) -> tuple[int, ...]:
         return (1, self.size, self.size)
 
@@ -395,6 +397,7 @@ class GaussianToCifar10(FlippedTask):
 
     flip: Literal["on", "off"] = "on"
 
+    @property
     def shape(self) -> tuple[int, ...]:
         return (3, 32, 32)
 
@@ -410,6 +413,7 @@ class CelebaTask(FlippedTask):
 
     size: int = Field(64, ge=8, le=140, multiple_of=4)
 
+    @property
     def shape(self) -> tuple[int, ...]:
         return (3, self.size, self.size)
 
@@ -487,6 +491,7 @@ class FolderAToB(FlippedTask):
             raise ValueError("expected the name of a folder under --data-root")
         return path.as_posix()
 
+    @property
     def shape(self) -> tuple[int, ...]:
         return (3, self.size, self.size)
 

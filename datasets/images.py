@@ -29,6 +29,7 @@ from datasets.base import (
     Normalisation,
     validation_part,
 )
+from datasets.cache import cache_folder
 
 MOST_NUMBERS = 2**26
 """Pixel values of a part that is handed out as a whole, 256 MiB in float32: 21,845 images of
@@ -37,8 +38,6 @@ BLOCK = 4096
 """Images that are decoded or coloured at a time."""
 PART_SEED = 0
 """Of a larger set the same random images are handed out in every run."""
-CACHE = "BENCH_CACHE"
-"""The environment variable of the folder for what takes long to make from other files."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """``augment(images (n, C, H, W), rng)``: images of the same law, bytes as they are."""
@@ -268,15 +267,6 @@ def flipped(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------- cache
-
-
-def cache_folder() -> Path:
-    """Where things are kept between runs: ``BENCH_CACHE``, or a place in the user's cache."""
-    own = os.environ.get(CACHE)
-    if own:
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "field-matching-bench"
 
 
 def cached_rows(

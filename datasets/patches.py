@@ -70,6 +70,10 @@ class Patches(Task):
 
     size: int = Field(32, ge=8, le=STRIP // 2, multiple_of=4)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (3, self.size, self.size)
+
 
 @register
 class GaussianToPatches(Patches):
@@ -81,7 +85,7 @@ class GaussianToPatches(Patches):
     noise_source: ClassVar[bool] = True
 
     def source(self) -> Distribution:
-        return StandardNormal((3, self.size, self.size))
+        return StandardNormal(self.shape)
 
     def target(self) -> Distribution:
         return patches(self.size).law()

@@ -121,13 +121,13 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BENCH_CACHE", "/a")
+    monkeypatch.setenv("HOME", "/c")
+    monkeypatch.setenv("BENCH_CACHE", "~/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert cache_folder() == Path("/a")
+    assert cache_folder() == Path("/c/a")
     monkeypatch.delenv("BENCH_CACHE")
     assert cache_folder() == Path("/b/field-matching-bench")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", "/c")
     assert cache_folder() == Path("/c/.cache/field-matching-bench")
 
 

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 import bench.run
-from bench import sample
 from bench.folder import MODEL, RECORD, SAMPLES, cell_folder
 from bench.plugins import load_plugin
 from bench.records import read_records
@@ -142,7 +141,7 @@ def test_blocks_give_the_same_samples(
 ) -> None:
     folder = folder_of(out, DIGITS, "efm")
     whole = sampled(folder, tmp_path / "a.npz", "--n", "25")
-    monkeypatch.setattr(sample, "VALUES", 64 * 4)
+    monkeypatch.setattr("bench.cell.BLOCK_NUMBERS", 64 * 4)
     parts = sampled(folder, tmp_path / "b.npz", "--n", "25")
     np.testing.assert_allclose(parts["samples"], whole["samples"], atol=1e-3)
 
