@@ -37,11 +37,12 @@ from bench.metrics import METRICS
 from bench.metrics.neighbours import nearest
 from bench.records import MEMORY
 from bench.spec import Cell
-from bench.train import train
+from bench.train import Trained, train
 from datasets import Distribution, Stream, Task
 from datasets.base import Empirical, check_samples
 from methods import Method
 from methods.base import MODEL_SAMPLES, Transport
+from methods.networks import architecture_of
 from methods.solvers import Solver
 
 Notify = Callable[[str, int, int, float | None], None]
@@ -61,6 +62,16 @@ class Saving(NamedTuple):
     """Steps between two checkpoints; None for one every few minutes."""
     written: Callable[[], None] = lambda: None
     """Called after each."""
+
+
+class Parts(NamedTuple):
+    """A cell, and what it names."""
+
+    cell: Cell
+    method: Method
+    task: Task
+    source: Distribution
+    target: Distribution
 
 
 class Place(NamedTuple):
@@ -110,7 +121,7 @@ def run_cell(
             if reason is not None:
                 return outcome_of("skipped", reason)
             place = Place(folder, torch.device(device), tell, saving, fid_weights)
-            return _measure(cell, method, task, source, target, place)
+            return _measure(Parts(cell, method, task, source, target), place)
     except StorageError:
         raise
     except (Exception, SystemExit) as error:
@@ -123,37 +134,16 @@ def run_cell(
         torch.set_num_threads(threads_before)
 
 
-def _measure(
-    cell: Cell,
-    method: Method,
-    task: Task,
-    source: Distribution,
-    target: Distribution,
-    place: Place,
-) -> dict[str, Any]:
-    folder, device, tell, saving, fid_weights = place
+def _measure(parts: Parts, place: Place) -> dict[str, Any]:
+    cell, method, _, source, target = parts
+    device, tell = place.device, place.tell
     _reset_peak_memory(device)
     held_out = evaluation_sets(cell, source, target)
-    rng = generator(cell, "method", device)
-    draws = [
-        Stream(law, generator(cell, f"train {name}"), device, f"{task.name} {name}")
-        for name, law in (("source", source), ("target", target))
-    ]
     model = build_model(cell, method, source, target).to(device)
-    batches = method.batches(draws[0], draws[1], cell.train.batch, rng)
-    random: dict[str, Source] = {"method": rng, "source": draws[0], "target": draws[1]}
-    with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
-        torch.manual_seed(seed_of(cell, "dropout"))
-        trained = train(
-            model,
-            functools.partial(next, batches),
-            cell.train,
-            lambda step, loss: tell("train", step, cell.train.steps, loss),
-            halvings(cell.train.steps, cell.eval.curve),
-            Checkpoints(folder / CHECKPOINT, saving.every, device, random, saving.written),
-        )
+    trained = _trained(parts, model, place)
     counts: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "architecture": architecture_of(model),
         "train_seconds": trained.seconds,
         "resumed_at": trained.resumed_at,
         "data_hash": hash_of(*held_out, *training_samples(cell, source, target)),
@@ -178,44 +168,11 @@ def _measure(
         return outcome_of("diverged", reason, **counts)
 
     tell("evaluate", 0, 1, None)
-    if isinstance(target, Empirical):
-        counts |= {
-            name: float(nearest(some, target.train).mean())
-            for name, some in zip(MEMORY, (samples, held_out[1]), strict=True)
-        }
-    rng = generator(cell, "diagnose")
-    fresh = [Stream(law, rng, device, task.name) for law in (source, target)]
-    with torch.no_grad():
-        found = method.diagnose(trained.model, fresh[0], fresh[1])
-    counts["diagnostics"] = {**transport.diagnostics, **found}
-    native = not method.noise_only
-    train_set = shuffled_training_set(cell, target)
-    judged = Evaluation(
-        *(held_out[0], samples, *held_out[1:], path, native),
-        train=train_set,
-        law=target,
-        known=task.known(),
-    )
-    real = held_out[1] if train_set is None else train_set
-    views = views_of(task, target, real, fid_weights, device)
-    counts |= {} if views is None else views.record
-    own = None if task.noise_source or not native else same_units(held_out[0], source, target)
-    judged = with_features(judged, views, own)
-    names = MAIN if cell.eval.metrics == "main" else METRICS
-    metrics = evaluate(judged, cell.eval.replicates, generator(cell, "intervals"), names)
-
-    def sample(model: nn.Module, solver: Solver) -> tuple[Tensor, int, float]:
-        found, seconds = _transport(cell, method, model, start, solver)
-        return found.end.cpu(), found.nfe, seconds
-
-    def judge(other: Tensor) -> dict[str, float]:
-        return plain_values(with_samples(judged, other, views), JUDGED)
-
-    if cell.eval.curve:
-        tell("curve", 0, 1, None)
-        counts["curve"] = measure_curve(
-            *(trained, cell.train.steps, cell.sample, cell.eval.curve, sample, judge)
-        )
+    counts["diagnostics"] = {
+        **transport.diagnostics,
+        **_diagnosed(parts, trained.model, device),
+    }
+    judged, found = _judged(parts, held_out, samples, path, place)
     shown = {
         "source": source.normalisation.undo(held_out[0]),
         "samples": target.normalisation.undo(samples),
@@ -223,8 +180,95 @@ def _measure(
         "losses": trained.losses,
         **excerpts(target, samples, held_out[1], path),
     }
-    _store(folder, trained.model, shown)
-    return {**outcome_of("done", None, **counts), "metrics": metrics}
+    if cell.eval.curve:
+        tell("curve", 0, 1, None)
+
+        def sample(model: nn.Module, solver: Solver) -> tuple[Tensor, int, float]:
+            found, seconds = _transport(cell, method, model, start, solver)
+            return found.end.cpu(), found.nfe, seconds
+
+        counts["curve"] = measure_curve(
+            *(trained, cell.train.steps, cell.sample, cell.eval.curve, sample, judged)
+        )
+    _store(place.folder, trained.model, shown)
+    return {**outcome_of("done", None, **counts), **found}
+
+
+def _trained(parts: Parts, model: nn.Module, place: Place) -> Trained:
+    """The model, trained on streams of both laws; torch's general random state is kept."""
+    cell, method, task, source, target = parts
+    device = place.device
+    rng = generator(cell, "method", device)
+    draws = [
+        Stream(law, generator(cell, f"train {name}"), device, f"{task.name} {name}")
+        for name, law in (("source", source), ("target", target))
+    ]
+    random: dict[str, Source] = {"method": rng, "source": draws[0], "target": draws[1]}
+    batches = method.batches(draws[0], draws[1], cell.train.batch, rng)
+    with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
+        torch.manual_seed(seed_of(cell, "dropout"))
+        return train(
+            model,
+            functools.partial(next, batches),
+            cell.train,
+            lambda step, loss: place.tell("train", step, cell.train.steps, loss),
+            halvings(cell.train.steps, cell.eval.curve),
+            Checkpoints(
+                *(place.folder / CHECKPOINT, place.saving.every, device, random),
+                place.saving.written,
+            ),
+        )
+
+
+@torch.no_grad()
+def _diagnosed(parts: Parts, model: nn.Module, device: torch.device) -> dict[str, float]:
+    cell, method, task, source, target = parts
+    rng = generator(cell, "diagnose")
+    fresh = [Stream(law, rng, device, task.name) for law in (source, target)]
+    return method.diagnose(model, fresh[0], fresh[1])
+
+
+def _judged(
+    parts: Parts,
+    held_out: tuple[Tensor, Tensor, Tensor],
+    samples: Tensor,
+    path: Tensor,
+    place: Place,
+) -> tuple[Callable[[Tensor], dict[str, float]], dict[str, Any]]:
+    """The distances of other samples as a function, and the metrics of these with what they need.
+
+    Args:
+        held_out: what :func:`evaluation_sets` gives.
+        samples: the end points, (n, D).
+        path: of the first lines, (T+1, k, D).
+    """
+    cell, method, task, source, target = parts
+    found: dict[str, Any] = {}
+    native = not method.noise_only
+    train_set = shuffled_training_set(cell, target)
+    if train_set is not None:
+        found |= {
+            name: float(nearest(some, train_set).mean())
+            for name, some in zip(MEMORY, (samples, held_out[1]), strict=True)
+        }
+    data = Evaluation(
+        *(held_out[0], samples, *held_out[1:], path, native),
+        train=train_set,
+        law=target,
+        known=task.known(),
+    )
+    real = held_out[1] if train_set is None else train_set
+    views = views_of(task, target, real, place.fid_weights, place.device)
+    found |= {} if views is None else views.record
+    own = None if task.noise_source or not native else same_units(held_out[0], source, target)
+    data = with_features(data, views, own)
+    names = MAIN if cell.eval.metrics == "main" else METRICS
+    metrics = evaluate(data, cell.eval.replicates, generator(cell, "intervals"), names)
+
+    def judge(other: Tensor) -> dict[str, float]:
+        return plain_values(with_samples(data, other, views), JUDGED)
+
+    return judge, {**found, "metrics": metrics}
 
 
 def _transport(

@@ -10,7 +10,9 @@ from bench.leaderboard import few
 MAX_VALUES, MAX_NAMES = 3, 8
 """Values of a setting, and methods, that a sentence names."""
 
-BUDGET = ["steps", "batch", *section_defaults("network")]
+BUDGET = ["steps", "batch", "accumulate", *section_defaults("network")]
+UNSAID = {"accumulate": 1, "architecture": "auto"}
+"""Settings that are not named where all have this value."""
 
 Values = dict[tuple[str, ...], list[str]]
 """The values of a setting, and the methods that have them."""
@@ -28,6 +30,7 @@ def budget(rows: pd.DataFrame) -> str:
     """
     done = rows[rows["status"] == "done"]
     names = [name for name in BUDGET if name in done]
+    names = [name for name in names if set(done[name].dropna()) != {UNSAID.get(name)}]
     given = {name: values for name in names if (values := _values(done, name))}
     equal = [f"{name}={_words(values)}" for name, values in given.items() if len(values) == 1]
     other = [f"{name}={_words(values)}" for name, values in given.items() if len(values) > 1]

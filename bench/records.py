@@ -18,6 +18,7 @@ import pandas as pd
 from bench.folder import RECORD, Record
 from bench.metrics import METRICS
 from methods.base import DIAGNOSTIC
+from methods.networks import IDLE
 
 FORMAT = 3
 SETTLED = ("done", "skipped", "diverged")
@@ -194,6 +195,7 @@ def row(record: Record) -> dict[str, Any]:
     settings = {**cell["network"], **cell["sample"], **cell["train"]}
     if record.get("parameters") == 0:  # nothing was trained
         settings |= dict.fromkeys([*cell["network"], *cell["train"]])
+    settings |= dict.fromkeys(IDLE.get(str(record.get("architecture")), ()))
     evaluation = {f"eval_{key}": value for key, value in cell["eval"].items()}
     method = cell["hyperparameters"]
     task = {f"task_{k}" if k in method else k: v for k, v in cell["task_parameters"].items()}

@@ -67,6 +67,8 @@ class NetworkSettings(BaseModel):
 
 
 SKIP_DIM = 16
+IDLE = {"unet": ("width", "depth", "skip"), "mlp": ("unet", "dropout")}
+"""Settings that one architecture does not have."""
 UNET_SIDE = 16
 
 
@@ -196,6 +198,14 @@ class UNet(nn.Module):
         maps: Tensor = self.unet(images, 0, self.embedding(embedding)).sample
         planes = maps.shape[1] - self.pooled
         return torch.cat([maps[:, :planes].flatten(1), maps[:, planes:].mean((2, 3))], dim=1)
+
+
+def architecture_of(model: nn.Module) -> str | None:
+    """``unet`` or ``mlp``, or None for a model without either."""
+    for kind, name in ((UNet, "unet"), (MLP, "mlp")):
+        if any(isinstance(module, kind) for module in model.modules()):
+            return name
+    return None
 
 
 class CosineEmbedding(nn.Module):
