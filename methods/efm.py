@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from methods.base import LOW_DIM, Draw, Method, Regression, Transport, register, seeded
 from methods.base import Field as CapacitorField
+from methods.coupling import optimal_pairs
 from methods.diagnostics import ERRORS, field_errors
 from methods.electrostatics import poisson_field, superpose
 from methods.fields import FieldModel, TwoPlates, ZEmbedding, as_columns, from_columns
@@ -222,6 +223,11 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     (``included``), in high dimension that field is nearly the field of the pair alone: a
     normalised conditional matching rather than the field of the plates.
 
+    ``coupling`` says which p and q are a pair: ``independent`` ones, as published, or those of the
+    optimal coupling of the charges (``ot``). The field knows of no pairs; but where the points are
+    near segments and their own pairs among the charges, the field at a point is that of its pair,
+    and samples follow the coupling: with ``ot`` a translation keeps what near pairs have in common.
+
     ``target = per_plate`` adds the plates' directions instead of their fields, as the authors'
     released code does; kept for comparison.
     """
@@ -236,6 +242,7 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     sigma: float | None = Field(1.0, ge=0)
     charges: int = Field(256, ge=1, le=100_000)
     endpoints: Literal["included", "independent"] = "included"
+    coupling: Literal["independent", "ot"] = "independent"
     target: Literal["superposition", "per_plate"] = "superposition"
     z_embedding: ZEmbedding = "plates"
 
@@ -317,6 +324,8 @@ class ElectrostaticFieldMatching(CapacitorMethod):
         if self.endpoints == "independent":
             p, q = source(n), target(n)
         pair = torch.randint(len(p), (2, n), generator=rng, device=rng.device)
+        if self.coupling == "ot":
+            q, pair[1] = optimal_pairs(p, q, len(p)), pair[0]
         x, z = self._points(p[pair[0]], q[pair[1]], rng, pool)
         plates = [
             poisson_field(x.double(), z.double() - height, charges)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from torch import Tensor, nn
 
 from bench.metrics import w2
@@ -161,6 +161,22 @@ def test_endpoints_included_or_independent(dim: int, lines: str) -> None:
         torch.testing.assert_close(f[:, : dim + 1], scale * direction)
     assert nearest["included"].max() < 1e-9
     assert nearest["independent"].median() > 1e-2
+
+
+@pytest.mark.parametrize("endpoints", ["included", "independent"])
+@pytest.mark.parametrize("dim", [2, 64])
+def test_pairs_of_the_optimal_coupling(dim: int, endpoints: str) -> None:
+    """Points without noise lie on the segments that scipy's assignment pairs; E is that of all."""
+    settings = {"points": "uniform", "sigma": 0.0, "endpoints": endpoints}
+    (x, z, f, _), source, target = regression_of(dim, coupling="ot", **settings)
+    p, q = source.batches[-1], target.batches[-1]
+    _, order = optimize.linear_sum_assignment(torch.cdist(p, q).square())
+    own = torch.lerp(p[None], q[order][None], (z / L)[:, None, None])
+    apart = length(x[:, None] - own)
+    assert apart.amin(1).max() < 1e-9
+    assert len(apart.argmin(1).unique()) > len(p) // 3
+    direction, _ = capacitor_field(x, z, source.batches[0], target.batches[0], L)
+    torch.testing.assert_close(f, math.sqrt(dim + 1) * direction)
 
 
 def test_both_sides_learn_each_plate_and_the_superposition() -> None:
