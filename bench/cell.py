@@ -51,6 +51,8 @@ Notify = Callable[[str, int, int, float | None], None]
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 BLOCK_NUMBERS = 2**21
 """Numbers of the states that are transported at a time: 8 MB, and what the network makes of it."""
+PATH_NUMBERS = 2**26
+"""Numbers of the path that is kept: 256 MB."""
 MAX_REASON = 500
 """Characters of an exception that stand in the tables; the traceback file has it all."""
 
@@ -293,9 +295,15 @@ def transported(
 ) -> Transport:
     """The transport of ``start`` (B, D), in blocks of at most ``BLOCK_NUMBERS`` numbers.
 
-    The path is that of the first block: all paths of 20,000 colour images would take 12 GB.
+    The path is that of the first block, which is at most ``PATH_NUMBERS`` long: all paths of
+    20,000 colour images would take 12 GB.
     """
-    blocks = torch.split(start, max(1, BLOCK_NUMBERS // start.shape[1]))
+    size = max(1, BLOCK_NUMBERS // start.shape[1])
+    first = size
+    if path:
+        states = (solver.solver_steps + 1) * start.shape[1]
+        first = min(size, max(1, PATH_NUMBERS // states))
+    blocks = [start[:first], *(torch.split(start[first:], size) if len(start) > first else ())]
     parts = [
         method.transport(model, block, solver, path=path and place == 0, rng=rng)
         for place, block in enumerate(blocks)

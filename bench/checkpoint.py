@@ -15,12 +15,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bench.folder import write_atomically
-from bench.provenance import environment
+from bench.folder import StorageError, write_atomically
+from bench.provenance import code_hash
 
 FORMAT = "1"
 SECONDS = 300.0
 """Between two checkpoints, where no number of steps is given: shorter trainings write none."""
+LAST_SECONDS = 60.0
+"""Before the one of the last step."""
 GENERAL = "random.torch"
 """torch's own generators: dropout draws from them."""
 
@@ -66,25 +68,28 @@ class Checkpoints:
         self.sources, self.written = sources, written
         self.last = time.monotonic()
 
-    def due(self, step: int) -> bool:
-        """Whether ``step`` steps must be saved; without a number of steps, whether it is time."""
+    def due(self, step: int, last: bool) -> bool:
+        """Whether ``step`` steps must be saved; without a number of steps, whether it is time.
+
+        The last step is saved too: what comes after training may fail.
+        """
         if self.every is not None:
-            return step % self.every == 0
-        return time.monotonic() - self.last >= SECONDS
+            return last or step % self.every == 0
+        return time.monotonic() - self.last >= (LAST_SECONDS if last else SECONDS)
 
     def save(self, step: int, seconds: float, tensors: Mapping[str, Tensor]) -> None:
-        """Writes a checkpoint in place of the last one.
-
-        Raises:
-            StorageError: it could not be written; the last one is untouched.
-        """
+        """Writes a checkpoint in place of the last one, which stays if that fails."""
         random = {f"random.{name}": source.get_state() for name, source in self.sources.items()}
         random |= {f"{GENERAL}.{kind}": state for kind, state in self._general().items()}
         content = {name: value.cpu().contiguous() for name, value in {**tensors, **random}.items()}
         origin = {**self._origin(), "step": str(step), "seconds": repr(seconds)}
-        write_atomically(self.path, safetensors.torch.save(content, origin))
         self.last = time.monotonic()
-        self.written()
+        try:
+            write_atomically(self.path, safetensors.torch.save(content, origin))
+        except StorageError as error:  # training may come to its end without
+            print(f"no checkpoint of step {step}: {error}")
+        else:
+            self.written()
 
     def load(self) -> Saved | None:
         """The last checkpoint; None if there is none, or one of other code or another device."""
@@ -95,7 +100,12 @@ class Checkpoints:
             step, seconds = int(origin.pop("step")), float(origin.pop("seconds"))
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
             return None
-        return Saved(step, seconds, tensors) if origin == self._origin() else None
+        here = self._origin()
+        other = [name for name in here if origin.get(name) != here[name]]
+        if other:
+            print(f"the checkpoint of step {step} is not taken up: other {', '.join(other)}")
+            return None
+        return Saved(step, seconds, tensors)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Puts all random streams to where they were."""
@@ -116,5 +126,5 @@ class Checkpoints:
             "format": FORMAT,
             "torch": str(torch.__version__),
             "device": self.device.type,
-            "commit": environment()["commit"] or "",
+            "code": code_hash(),
         }

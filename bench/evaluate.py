@@ -57,6 +57,7 @@ class Evaluation:
             return torch.randperm(len(samples), generator=rng)
 
         lines, first, second = (shuffled(self.samples)[:size] for _ in range(3))
+        # Metrics of memory compare with as many training samples as there are samples.
         train = None if self.train is None else shuffled(self.train)
         features = {
             name: sets.part(lines, first, second, train) for name, sets in self.features.items()
@@ -68,7 +69,7 @@ class Evaluation:
             path=self.path[:, lines[lines < self.path.shape[1]]],
             target=self.target[first],
             second_target=self.second_target[second],
-            train=None if self.train is None else self.train[train],
+            train=None if self.train is None or train is None else self.train[train[:size]],
             features=features,
         )
 
@@ -142,10 +143,14 @@ def _sets(metric: Metric, data: Evaluation) -> Evaluation | FeatureSets | None:
 
 
 def _value(metric: Metric, data: Evaluation, floor: bool = False) -> float:
-    """A metric of the samples; for the floor, of the second target set in their place."""
+    """A metric of the samples; for the floor, of the second target set in their place.
+
+    What a classifier says of images is asked of held-out ones: it was trained on the second set's.
+    """
     sets = _sets(metric, data)
     assert sets is not None
-    samples = sets.second_target if floor else sets.samples
+    real = sets.target if metric.kind == "label" else sets.second_target
+    samples = real if floor else sets.samples
     arguments: dict[str, tuple[object, ...]] = {
         "distance": (samples, sets.target),
         "memory": (samples, sets.target, sets.train),
@@ -203,9 +208,13 @@ def _errors(
             halves[name] = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.hypot(*pair)
     if size // PART < SMALLEST or replicates < 2:
         return halves
-    parts = [data.part(rng) for _ in range(replicates)]
-    for name, metric in resampled.items():
-        spread = np.std([_difference(metric, part) for part in parts], ddof=1)
+    differences: dict[str, list[float]] = {name: [] for name in resampled}
+    for _ in range(replicates):
+        part = data.part(rng)
+        for name, metric in resampled.items():
+            differences[name].append(_difference(metric, part))
+    for name in resampled:
+        spread = np.std(differences[name], ddof=1)
         if math.isfinite(spread):
             halves[name] = quantile * float(spread) / math.sqrt(PART - 1)
     return halves

@@ -199,9 +199,14 @@ def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_distance(rows: pd.DataFrame) -> str | None:
-    """The first of ``MAIN`` with a value: what the rows of a task are judged by."""
-    known = [name for name in MAIN if f"{name}_mean" in rows]
-    return next((name for name in known if rows[f"{name}_mean"].notna().any()), None)
+    """The first of ``MAIN`` that all rows of a task have which have any: what they are judged by.
+
+    Not all have the FID if some were evaluated without its weights.
+    """
+    means = rows[[f"{name}_mean" for name in MAIN if f"{name}_mean" in rows]]
+    judged = means[means.notna().any(axis=1)]
+    known = [str(name) for name in means if len(judged) and judged[name].notna().all()]
+    return known[0].removesuffix("_mean") if known else None
 
 
 def best(rows: pd.DataFrame, most: int) -> pd.DataFrame:

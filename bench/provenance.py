@@ -1,5 +1,6 @@
 """What a record says of where it comes from: commit, packages, machine."""
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -37,6 +38,22 @@ def environment() -> dict[str, Any]:
             "cuda": torch.version.cuda,
         },
     }
+
+
+@cache
+def code_hash() -> str:
+    """Hash of the code that determines a training: a checkpoint of other code is not gone on from.
+
+    The code was imported before this is called, so it is that of the process if nobody edits it in
+    between.
+    """
+    root = Path(__file__).parent.parent
+    files = [path for folder in ("methods", "datasets") for path in (root / folder).rglob("*.py")]
+    files += [root / "bench" / f"{name}.py" for name in ("train", "checkpoint", "cell")]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def commit() -> str | None:

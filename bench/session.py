@@ -20,7 +20,7 @@ from bench.execute import (
     open_executor,
     resolve_device,
 )
-from bench.folder import CHECKPOINT, Record, cell_folder, set_kills, writing
+from bench.folder import Record, cell_folder, set_kills
 from bench.manifest import add_run, end_run
 from bench.provenance import environment
 from bench.records import is_settled, read_records
@@ -149,10 +149,7 @@ class Session:
         self.todo = longest_first(pending(cells, self.before), self.expectation)
         check_data(self.todo, plan)
         for cell in self.todo if force else []:
-            folder = cell_folder(plan.out, cell.id)
-            set_kills(folder, 0)
-            with writing(folder / CHECKPOINT):
-                (folder / CHECKPOINT).unlink(missing_ok=True)
+            set_kills(cell_folder(plan.out, cell.id), 0)
         self.statuses = Counter(str(record["status"]) for record in self.before)
         self.executor: Executor | None = None
         if self.todo:

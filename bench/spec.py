@@ -252,6 +252,7 @@ class _Grid:
         self.method, self.task = method, task
         self.axes = _axes(method, task, settings)
         self.size = math.prod(len(values) for values in self.axes.values())
+        self.networks: dict[tuple[str, str], tuple[NetworkSettings, str]] = {}
 
     def cells(self, seeds: list[int]) -> Iterator[Cell]:
         """The cells in the order settings, seed."""
@@ -263,12 +264,25 @@ class _Grid:
                 part = section.part(point)
                 fields |= part.fields
                 texts |= part.texts
+            self._without_idle(fields, texts)
             for seed in seeds:
                 cell = Cell(seed=seed, **fields)
                 texts["seed"] = _json(seed)
                 # Where cached_property keeps it: the hash of the same text, put together of parts.
                 vars(cell)["id"] = _hash(_json_object(texts))
                 yield cell
+
+    def _without_idle(self, fields: dict[str, Any], texts: dict[str, str]) -> None:
+        """Sets what the network of the task does not have back: else a cell had two ids."""
+        network = fields["network"]
+        if network == NetworkSettings():
+            return
+        key = texts["network"], texts["task_parameters"]
+        if key not in self.networks:
+            shape = TASKS[self.task](**fields["task_parameters"]).shape
+            used = network.used(*shape)
+            self.networks[key] = used, _json(used)
+        fields["network"], texts["network"] = self.networks[key]
 
     def _sections(self) -> list[_Section]:
         task, method = TASKS[self.task], METHODS[self.method]

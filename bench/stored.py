@@ -19,9 +19,10 @@ from bench.records import read_record
 from bench.spec import Cell, printable
 from datasets import Distribution
 from methods import Method
+from methods.networks import UNet
 
 MAX_MODEL_BYTES = 2**31
-MAX_SAMPLE_BYTES, MAX_IMAGE_BYTES = 2**28, 2**30
+MAX_SAMPLE_BYTES, MAX_IMAGE_BYTES = 2**28, 2**32
 """Unpacked; of images only a few are kept in memory."""
 MAX_SHAPE_BYTES = 1000
 MAX_VALUE = 1e100
@@ -109,6 +110,9 @@ def read_model(
     if not all(bool(value.isfinite().all()) for value in weights.values()):
         raise ValueError(f"{path.name} holds numbers that are not finite")
     model.load_state_dict(weights, strict=True, assign=True)
+    for module in model.modules():
+        if isinstance(module, UNet):  # as it was made: faster on a GPU
+            module.to(memory_format=torch.channels_last)
     return model.eval()
 
 

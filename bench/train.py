@@ -80,9 +80,6 @@ def train(
         report: called at every look with the steps taken and the mean loss since the last one.
         snapshots: after how many steps a copy of the averaged model is kept.
         checkpoints: where training is saved; if one is there it goes on from it.
-
-    Raises:
-        StorageError: a checkpoint could not be written.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):  # a closed form
         return Trained(model, torch.empty(0), None, 0.0)
@@ -99,7 +96,7 @@ def train(
         if step in snapshots:
             training.losses[-1].item()  # waits for a GPU
             training.keep(time.perf_counter() - begin)
-        save = checkpoints is not None and step < settings.steps and checkpoints.due(step)
+        save = checkpoints is not None and checkpoints.due(step, last=step == settings.steps)
         if step % CHECK_EVERY == 0 or step == settings.steps or save:
             recent = torch.stack(training.losses[looked_at:]).cpu()
             training.losses[looked_at:] = recent.unbind()

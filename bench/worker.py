@@ -43,8 +43,8 @@ from datasets.base import DATA_ROOT
 
 RUNNING = "running"
 FILES = (RECORD, SAMPLES, MODEL, TRACEBACK, CHECKPOINT)
-GO_ON = ("timeout", "killed")
-"""With more time or memory the cell goes on from its checkpoint."""
+GO_ON = ("timeout", "killed", "failed")
+"""With more time or memory, or when it is mended, the cell goes on from its checkpoint."""
 NOTIFY_SECONDS = 0.5
 
 
@@ -130,6 +130,8 @@ def work(job: Job, device: str, index: int = 0, in_process: bool = False) -> Rec
             reason = f"its worker was killed {count} times; --force tries again"
             return attempt.record(outcome_of("killed", reason))
         attempt.clean()
+        if job.force:
+            _forget(folder / CHECKPOINT, job.begun)
         try:
             set_kills(folder, count + in_process)
             record = attempt.record(_logged_run(attempt, in_process))
@@ -154,6 +156,13 @@ def settled_record(folder: Path, job: Job) -> Record | None:
     if record["started"] + record["seconds"] >= job.begun:
         return record
     return None if job.force or not is_settled(record, job.timeout, job.memory) else record
+
+
+def _forget(path: Path, begun: float) -> None:
+    """Removes a file of a time before ``begun``."""
+    with writing(path):
+        if path.exists() and path.stat().st_mtime < begun:
+            path.unlink(missing_ok=True)
 
 
 def _counts(end: End, job: Job) -> bool:

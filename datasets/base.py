@@ -188,7 +188,7 @@ class Stream:
     ) -> None:
         self.distribution, self.rng, self.device, self.name = distribution, rng, device, name
         self.block = max(1, min(self.BLOCK, self.MOST_NUMBERS // distribution.dim))
-        self.before = rng.get_state()  # of the last block
+        self.before: Tensor | None = None  # the state of the generator, of the last block
         self.rest = torch.empty(0, distribution.dim, device=device)
 
     def __call__(self, k: int) -> Tensor:
@@ -208,13 +208,18 @@ class Stream:
 
     def get_state(self) -> Tensor:
         """Where the stream stands: its generator before the last block, and what is left of it."""
-        left = torch.tensor([len(self.rest)], dtype=torch.int64)
-        return torch.cat([self.before, left.view(torch.uint8)])
+        drawn = self.before is not None
+        left = torch.tensor([len(self.rest) if drawn else -1], dtype=torch.int64)
+        state = self.rng.get_state() if self.before is None else self.before
+        return torch.cat([state, left.view(torch.uint8)])
 
     def set_state(self, state: Tensor) -> None:
         """Goes on as the stream did whose state this is."""
         left = int(state[-8:].clone().view(torch.int64))
         self.rng.set_state(state[:-8].clone())
+        if left < 0:  # nothing was drawn
+            self.before, self.rest = None, self.rest[:0]
+            return
         block = self._next()
         self.rest = block[len(block) - left :]
 

@@ -31,7 +31,7 @@ from methods.solvers import Solver
 
 PointScheme = Literal["uniform", "capacitor", "log", "mix", "mesh", "poisson", "lines"]
 WITH_SIGMA = ("uniform", "capacitor", "mix")
-"""The schemes that have a sigma."""
+"""The schemes that have a sigma, and points near the segments of pairs."""
 
 STEPS_PER_SOLVER_STEP = 80
 """By arc length a line may take that many steps for each of ``solver_steps``; then it is lost.
@@ -270,6 +270,11 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     @classmethod
     def _some_schemes_have_no_sigma(cls, sigma: float | None, info: ValidationInfo) -> float | None:
         return sigma if info.data.get("points") in WITH_SIGMA else None
+
+    @field_validator("coupling")
+    @classmethod
+    def _some_schemes_have_no_pairs(cls, coupling: str, info: ValidationInfo) -> str:
+        return coupling if info.data.get("points") in WITH_SIGMA else "independent"
 
     @field_validator("target", "z_embedding")
     @classmethod

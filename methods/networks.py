@@ -4,6 +4,7 @@ Methods hand over flat vectors and do not know which network is behind them: an 
 a U-Net, which sees them as images.
 """
 
+import contextlib
 import itertools
 import math
 from typing import Any, Literal, NamedTuple, Protocol
@@ -47,11 +48,9 @@ class NetworkSettings(BaseModel):
             ValueError: a U-Net is asked for, and the data are no images.
         """
         dim = math.prod(shape)
-        image = len(shape) == 3
-        if self.architecture == "unet" and not image:
+        unet = self.kind(*shape) == "unet"
+        if unet and len(shape) != 3:
             raise ValueError(f"architecture = unet is for images, and the data have shape {shape}")
-        large = image and min(shape[1:]) >= UNET_SIDE
-        unet = self.architecture == "unet" or (self.architecture == "auto" and large)
         skip = self.skip == "on" or (self.skip == "auto" and dim >= SKIP_DIM)
 
         def build(scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module:
@@ -64,6 +63,19 @@ class NetworkSettings(BaseModel):
             return network if self.precision == "float32" else HalfPrecision(network)
 
         return build
+
+    def kind(self, *shape: int) -> Literal["unet", "mlp"]:
+        """The architecture that data of a shape get."""
+        if self.architecture == "auto":
+            large = len(shape) == 3 and min(shape[1:]) >= UNET_SIDE
+            return "unet" if large else "mlp"
+        return self.architecture
+
+    def used(self, *shape: int) -> "NetworkSettings":
+        """These settings with the defaults of what the network of a shape does not have."""
+        fields = type(self).model_fields
+        idle = {name: fields[name].default for name in IDLE[self.kind(*shape)]}
+        return self.model_copy(update=idle)
 
 
 SKIP_DIM = 16
@@ -81,9 +93,15 @@ class HalfPrecision(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """As the network, (B, inputs), (B, scalars) -> (B, outputs)."""
-        with torch.autocast(x.device.type, torch.bfloat16):
+        # torch knows no autocast of meta tensors, which hold no numbers to round.
+        precision = contextlib.nullcontext() if x.is_meta else self._half(x.device.type)
+        with precision:
             output: Tensor = self.network(x, embedding)
         return output.float()
+
+    @staticmethod
+    def _half(device: str) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(device, torch.bfloat16)
 
 
 class MLP(nn.Module):

@@ -10,9 +10,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from bench import run
 from bench.cell import Saving, run_cell
 from bench.checkpoint import Checkpoints
-from bench.folder import CHECKPOINT, MODEL, RECORD, cell_folder
+from bench.folder import CHECKPOINT, MODEL, RECORD, StorageError, cell_folder
 from bench.records import read_record
 from bench.spec import Cell, Spec
 from bench.train import TrainSettings, train
@@ -139,7 +140,7 @@ class Sum(nn.Module):
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:-50]),
         lambda path: path.write_bytes(b"\xff" * 4000),
-        lambda path: _rewrite(path, {"commit": "another"}),
+        lambda path: _rewrite(path, {"code": "another"}),
         lambda path: _rewrite(path, {"torch": "0.1"}),
         lambda path: _rewrite(path, {"device": "cuda"}),
         lambda path: _rewrite(path, {}, drop="average.w"),
@@ -159,7 +160,7 @@ def test_what_is_no_checkpoint_of_this_training_is_not_taken_up(
         return train(Sum(), batch, TrainSettings(steps=8, batch=4), None, (), saved)
 
     whole = training()
-    assert training().resumed_at == 5
+    assert training().resumed_at == 8  # the last step is saved too
     spoil(tmp_path / CHECKPOINT)
     again = training()
     assert again.resumed_at == 0
@@ -207,6 +208,47 @@ def test_a_timeout_keeps_the_checkpoint_and_more_time_goes_on_from_it(tmp_path: 
     assert not (folder / CHECKPOINT).exists()
 
 
+def test_a_failure_after_the_training_does_not_lose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: object) -> None:
+        raise MemoryError("too many images")
+
+    settings = {"steps": 60, "batch": 16, "eval.n": 16, "checkpoint": 50, "network.width": 16}
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.cell.evaluate", failing)
+        (row,) = run(["fm"], [TASK[1]], [0], tmp_path, **settings).to_dict("records")
+    assert row["status"] == "failed"
+    run(["fm"], [TASK[1]], [0], tmp_path, **settings)
+    (folder,) = (tmp_path / "cells").iterdir()
+    record = read_record(folder / RECORD)
+    assert record["status"] == "done"
+    assert record["resumed_at"] == 60
+    assert not (folder / CHECKPOINT).exists()
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise StorageError("cannot write: No space left on device")
+
+    monkeypatch.setattr("bench.checkpoint.write_atomically", full)
+    outcome = run_cell(one_cell("fm"), tmp_path, saving=Saving(50))
+    assert outcome["status"] == "done"
+    assert "no checkpoint of step 50: cannot write" in capsys.readouterr().out
+
+
+def test_a_stream_that_was_not_drawn_from_is_restored() -> None:
+    def stream() -> Stream:
+        return Stream(StandardNormal((2,)), torch.Generator().manual_seed(5), CPU, "x")
+
+    first, second = stream(), stream()
+    second(7)
+    second.set_state(first.get_state())
+    assert torch.equal(first(4), second(4))
+
+
 def test_force_begins_anew(tmp_path: Path) -> None:
     cell = one_cell("fm")
     folder = cell_folder(tmp_path, cell.id)
@@ -215,8 +257,6 @@ def test_force_begins_anew(tmp_path: Path) -> None:
     assert (folder / CHECKPOINT).exists()
     settings = {"steps": 70, "batch": 16, "eval.n": 16, "eval.metrics": "main"}
     settings |= {"network.width": 16, "eval.replicates": 0}
-    from bench import run
-
     run(["fm"], ["gaussian_to_swiss_roll"], [0], tmp_path, force=True, **settings)
     assert read_record(folder / RECORD)["resumed_at"] == 0
 

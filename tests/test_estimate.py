@@ -9,6 +9,7 @@ import torch
 from bench.cell import build_model, laws
 from bench.estimate import estimate, forecast, in_words
 from bench.spec import Cell, Spec
+from methods import METHODS
 from methods.efm import ElectrostaticFieldMatching
 from methods.networks import NetworkSettings
 
@@ -26,6 +27,14 @@ def test_parameters_are_those_of_the_model(method: str, architecture: str) -> No
     model = build_model(cell, cell.build_method(), *laws(cell, cell.build_task()))
     found = estimate(cell, (1, 8, 8), 1e9).parameters
     assert found == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if kind.trained])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_method_has_an_estimate(method: str, precision: str) -> None:
+    cell = one_cell(method, "gaussian_to_swiss_roll", **{"network.precision": precision})
+    found = estimate(cell, (2,), 1e9)
+    assert min(found.parameters, found.memory, found.seconds) > 0
 
 
 def test_operations_of_an_mlp() -> None:

@@ -142,8 +142,9 @@ def owners_of_settings() -> Iterator[tuple[str, str, str, type[BaseModel]]]:
         yield "efm", name, name, task
 
 
+OF_IMAGES = ("unet", "dropout")
 EVERY_SETTING = [
-    (method, task, f"{section}.{key}")
+    (method, "gaussian_to_digits" if key in OF_IMAGES else task, f"{section}.{key}")
     for method, task, section, model in owners_of_settings()
     for key in public_fields(model)
 ]
@@ -172,6 +173,8 @@ NEEDS = {
     "crossing": ("lines", "stop_rule"),
     "bandwidth": ("source", "samples"),
     "block": ("coupling", "ot"),
+    "unet": ("architecture", "unet"),
+    "dropout": ("architecture", "unet"),
 }
 """Settings that apply with the value of another one only."""
 
@@ -605,3 +608,21 @@ def test_a_mistake_in_a_variation_is_named(tmp_path: Path, text: str, message: s
     path.write_text(head + text)
     with pytest.raises(SpecError, match=f"^{message}"):
         Spec(**read_config(path)).cells()
+
+
+def test_settings_that_the_network_of_a_task_lacks_make_no_cells() -> None:
+    """An MLP has no size of a U-Net: the same cell under three names would count as three seeds."""
+
+    def cells(task: str, **settings: list[Any]) -> list[Cell]:
+        named = {f"network.{name}": values for name, values in settings.items()}
+        return Spec(methods=["fm"], tasks=[task], seeds=[0, 1], settings=named).cells()
+
+    assert len(cells("gaussian_to_swiss_roll", unet=["tiny", "small"], dropout=[0.0, 0.1])) == 2
+    assert len(cells("gaussian_to_swiss_roll", width=[8, 16])) == 4
+    assert len(cells("gaussian_to_patches", width=[8, 16], depth=[1, 2])) == 2
+    assert len(cells("gaussian_to_patches", unet=["tiny", "small"])) == 4
+    (small, *_) = cells("gaussian_to_patches", unet=["small"], width=[8])
+    assert (small.network.unet, small.network.width) == ("small", 128)
+    assert small.id == Cell.model_validate(small.model_dump()).id
+    forced = cells("gaussian_to_digits", unet=["tiny", "small"], architecture=["unet"])
+    assert len(forced) == 4

@@ -43,8 +43,13 @@ def energy_distance(samples: Tensor, target: Tensor) -> float:
     References:
         Szekely and Rizzo, Energy statistics, JSPI 2013.
     """
+
+    def distance(a: Array, b: Array) -> Array:
+        return np.asarray(np.sqrt(squared_distances(a, b)))
+
     x, y = to_numpy(samples), to_numpy(target)
-    squared = 2 * mean_kernel(cdist, x, y) - mean_kernel(cdist, x, x) - mean_kernel(cdist, y, y)
+    both, own = mean_kernel(distance, x, y), [mean_kernel(distance, a, a) for a in (x, y)]
+    squared = 2 * both - own[0] - own[1]
     return float(np.sqrt(np.maximum(squared, 0)))  # NaN stays NaN
 
 
