@@ -22,6 +22,7 @@ from bench.folder import RECORD, SAMPLES, Record, StorageError
 from bench.plugins import load_plugin
 from bench.provenance import device_name, environment
 from bench.records import RecordError, read_record
+from bench.session import use_data_root
 from bench.slots import deal
 from bench.spec import Cell, SpecError
 from datasets import TASKS
@@ -37,12 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tolerance", type=float, default=0.0, metavar="R", help="relative; 0")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; as recorded if not given")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE.py")
+    parser.add_argument("--data-root", metavar="DIR", help="where data sets of yours lie")
+    parser.add_argument("--fid-weights", metavar="FILE", help="the weights of pytorch-fid")
     arguments = parser.parse_args(argv)
     try:
+        use_data_root(arguments.data_root)
         record, cell = _read(arguments.record, arguments.plugin)
         recorded = "cpu" if record["device"] == "cpu" else "cuda"
         device = deal(resolve_device(arguments.device or recorded), 0, torch.cuda.device_count())
-        return _rerun(record, cell, device, arguments.record, arguments.tolerance)
+        return _rerun(record, cell, device, arguments)
     except (SpecError, RecordError, StorageError) as error:
         print(f"bench.rerun: {error}", file=sys.stderr)
         return MISUSED
@@ -83,12 +87,14 @@ def _read(path: Path, plugins: Sequence[str]) -> tuple[Record, Cell]:
     return record, cell
 
 
-def _rerun(record: Record, cell: Cell, device: str, path: Path, tolerance: float) -> int:
+def _rerun(record: Record, cell: Cell, device: str, arguments: argparse.Namespace) -> int:
+    path, tolerance = arguments.record, arguments.tolerance
     print(f"{cell.label} ({cell.id}), recorded: {record['status']}", flush=True)
     for line in environment_differences(record, device_name(device)):
         print(line)
     with tempfile.TemporaryDirectory() as folder:
-        again = run_cell(cell, Path(folder), device, record["threads"])
+        threads, weights = record["threads"], arguments.fid_weights
+        again = run_cell(cell, Path(folder), device, threads, fid_weights=weights)
         recorded_samples = (path if path.is_dir() else path.parent) / SAMPLES
         same_samples = equal_samples(recorded_samples, Path(folder) / SAMPLES)
     table = differences(record["metrics"], again["metrics"])
