@@ -226,15 +226,15 @@ def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure
 
 
 def _rows(images: Mapping[str, Array], title: str) -> Figure:
-    """An image a row, its name on the left."""
+    """An image a row, under its name."""
     width = max(8.0, *(_inches(image) for image in images.values()))
-    heights = [width * image.shape[0] / image.shape[1] + 0.25 for image in images.values()]
+    heights = [width * image.shape[0] / image.shape[1] + 0.35 for image in images.values()]
     layout = ConstrainedLayoutEngine(h_pad=0.1)
-    figure = Figure(figsize=(width + 1.5, sum(heights) + 0.6), layout=layout)
+    figure = Figure(figsize=(width, sum(heights) + 0.5), layout=layout)
     grid = figure.subplots(len(images), 1, squeeze=False, height_ratios=heights)
     for ax, (name, image) in zip(grid[:, 0], images.items(), strict=True):
         _show(ax, image)
-        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        ax.set_title(name.replace("\n", " "), loc="left", fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure
 

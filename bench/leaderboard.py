@@ -68,7 +68,7 @@ def varying(results: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
 def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFrame:
     """``results`` with a column ``setting``: the settings that vary, and those named, as words.
 
-    Named are ``NAMED``, those of ``EQUAL`` that are not equal, and ``SPLIT``.
+    Named are ``NAMED``, those of ``EQUAL`` that are not equal on the task, and ``SPLIT``.
 
     Args:
         results: the rows of ``results.csv``.
@@ -76,9 +76,11 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
     """
     setting = np.full(len(results), "", dtype=object)
     places: dict[Any, Any] = dict(results.groupby(["task", "method"]).indices)
-    unequal = [name for name in EQUAL if name in results and results[name].nunique() > 1]
-    named = [name for name in (*NAMED, *unequal, SPLIT) if name in results]
+    budget = [name for name in EQUAL if name in results]
+    several = results.groupby("task")[budget].nunique() > 1
+    unequal = {task: [name for name in budget if row[name]] for task, row in several.iterrows()}
     for key, names in varying(results).items():
+        named = [name for name in (*NAMED, *unequal[key[0]], SPLIT) if name in results]
         shown = [name for name in dict.fromkeys([*names, *named]) if name != without]
         if shown:
             setting[places[key]] = words_of(results.iloc[places[key]][shown])
