@@ -5,6 +5,7 @@ real ones and drawn in colour if it has three channels.
 """
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -26,6 +27,8 @@ PAGE = 12.0
 """Inches across a figure of several columns."""
 SMALL = 7.5
 """Font size of the words next to images."""
+LETTERS = 13
+"""Letters of a title in an inch."""
 Panels = Mapping[str, Images]
 Span = tuple[float, float]
 
@@ -65,12 +68,19 @@ def samples_figure(panels: Panels, paired: bool, title: str) -> Figure:
     shown = [(name, _block(images, span)) for name, images in blocks]
     width = max(2.4, *(_inches(image) for _, image in shown))
     columns = min(len(shown), 5, max(1, int(PAGE / width)))
+    columns = math.ceil(len(shown) / math.ceil(len(shown) / columns))  # no row nearly empty
     figure, grid = _grid(len(shown), columns, width, width + 0.4)
     for ax, (name, image) in zip(grid, shown, strict=False):
         _show(ax, image)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(_folded(name, width), fontsize=9)
     _entitle(figure, title, "the first of each, not selected")
     return figure
+
+
+def _folded(name: str, width: float) -> str:
+    """A name in lines that are no wider than ``width`` inches."""
+    most = max(8, int(LETTERS * width))
+    return "\n".join(textwrap.fill(line, most) for line in name.splitlines())
 
 
 def pairs_figure(panels: Panels, title: str) -> Figure:
