@@ -1,5 +1,6 @@
 """The suites of the papers at full network size, on synthetic files in the real formats."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bench.spec import SUITES, Cell, merge, read_config, suite_path
 from tests.synthetic_files import write_all
 
 PAPERS = ("colored_generation", "colored_translation", "cifar10")
+FEWER = {"colored_generation": "efm", "colored_translation": "fm", "cifar10": "pfgm,edm"}
 SHORT = [
     *("--steps", "3", "--batch", "2", "--set", "eval.n=5", "--set", "train.warmup=1"),
     *("--set", "sample.solver=euler", "--set", "sample.solver_steps=1"),
@@ -30,14 +32,24 @@ def cells_of(suite: str) -> list[Cell]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", PAPERS)
-def test_three_steps_and_one_sampling_of_every_cell(
-    suite: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("suite", "methods"), FEWER.items())
+def test_three_steps_and_one_sampling(
+    suite: str,
+    methods: str,
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Of some methods; all of ``PAPERS`` with ``BENCH_ALL_CELLS`` set, 20 s of one core a cell."""
+    monkeypatch.setattr("methods.diagnostics.LINES", 2)  # 256 take minutes of a CPU
+    chosen = [] if os.environ.get("BENCH_ALL_CELLS") else ["--methods", methods, "--L", "30"]
     arguments = ["--suite", suite, "--data-root", str(root), "--out", str(tmp_path), *SHORT]
-    assert main([*arguments, "--threads", "1", "--device", "cpu"]) == 0, capsys.readouterr().err
+    assert main([*arguments, *chosen, "--threads", "1", "--device", "cpu"]) == 0, (
+        capsys.readouterr().err
+    )
     records = list(read_records(tmp_path))
-    assert len(records) == len(cells_of(suite))
+    assert len(records) == (len(methods.split(",")) if chosen else len(cells_of(suite)))
     for record in records:
         assert record["status"] == "done"
         assert 55e6 < record["parameters"] < 62e6
