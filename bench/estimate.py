@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.spec import Cell
+from bench.spec import Cell, printable
 from methods import Method
 from methods.networks import NetworkFactory
 
@@ -130,10 +130,15 @@ def forecast(cells: list[Cell], device: str, threads: int | None) -> list[str]:
     lines, total = [], 0.0
     for same in list(groups.values())[:MAX_SETTINGS]:
         cell = same[0]
-        found = estimate(cell, cell.build_task().shape, pace)
+        name = f"{len(same):5} x {cell.method:12} {cell.task:28}"
+        try:
+            found = estimate(cell, cell.build_task().shape, pace)
+        except Exception as error:  # what would end the cell, a plugin's too, must not end this
+            lines.append(f"{name} no estimate: {printable(' '.join(str(error).split())[:200])}")
+            continue
         total += found.seconds * len(same)
         lines.append(
-            f"{len(same):5} x {cell.method:12} {cell.task:28} {found.parameters:>11,} parameters"
+            f"{name} {found.parameters:>11,} parameters"
             f" {found.memory / 2**20:>9,.0f} MB {in_words(found.seconds):>8}"
         )
     if len(groups) > MAX_SETTINGS:

@@ -75,6 +75,12 @@ def test_the_table_has_a_row_a_setting_and_a_total() -> None:
     assert "on cpu at" in lines[2]
 
 
+def test_what_cannot_be_built_has_no_estimate() -> None:
+    cell = one_cell("fm", "gaussian_to_swiss_roll", **{"network.architecture": "unet"})
+    line, _ = forecast([cell], "cpu", 1)
+    assert "no estimate: architecture = unet is for images" in line
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.2, "0 s"), (100, "100 s"), (150, "2.5 min"), (3e4, "8.3 h"), (4e6, "46 d")],

