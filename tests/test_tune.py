@@ -760,11 +760,14 @@ def test_ctrl_c_keeps_what_is_recorded(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------- tables
 
 
-def test_tables_name_learning_rates_that_differ() -> None:
+def test_tables_name_learning_rates_that_differ_on_a_task() -> None:
     cells = [
         cells_of(task, "test", [0], train__lr=lr)[0] for task, lr in ((ROLL, 0.01), (EIGHT, 0.02))
     ]
     board = leaderboard(results([record(cell, 0.3) for cell in cells]))
+    assert board["setting"].tolist() == ["", ""]  # what all rows of a task share stands below it
+    other = cells[0].model_copy(update={"method": "other", "train": cells[1].train})
+    board = leaderboard(results([record(cell, 0.3) for cell in (cells[0], other)]))
     assert sorted(board["setting"]) == ["lr=0.01", "lr=0.02"]
     assert leaderboard(results([record(cells[0], 0.3)]))["setting"].tolist() == [""]
 
