@@ -41,11 +41,9 @@ def test_three_steps_and_one_sampling(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of some methods; all of ``PAPERS`` with ``BENCH_ALL_CELLS`` set, 20 s of one core a cell."""
+    """Of some methods; all of ``PAPERS`` with ``BENCH_FULL`` set, 20 s of one core a cell."""
     monkeypatch.setattr("methods.diagnostics.LINES", 2)  # 256 take minutes of a CPU
-    chosen = (
-        [] if os.environ.get("BENCH_ALL_CELLS") else ["--methods", methods, "--set", "efm.L=30"]
-    )
+    chosen = [] if os.environ.get("BENCH_FULL") else ["--methods", methods, "--set", "efm.L=30"]
     arguments = ["--suite", suite, "--data-root", str(root), "--out", str(tmp_path), *SHORT]
     assert main([*arguments, *chosen, "--threads", "1", "--device", "cpu"]) == 0, (
         capsys.readouterr().err
