@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from bench.execute import Plan, warning_of
+from bench.features.inception import NO_WEIGHTS
 from bench.folder import RECORD, cell_folder
 from bench.progress import Progress
 from bench.session import Session, make_plan
@@ -166,6 +167,10 @@ def announce(session: Session, program: str) -> None:
     sys.stdout.flush()
     if plan.scheduler is not None and (warning := warning_of(plan.scheduler)) is not None:
         tell(program, warning)
+    if plan.fid_weights is not None:
+        reasons = [str(record.get("fid_reason")) for record in session.before]
+        if count := sum(reason.startswith(NO_WEIGHTS) for reason in reasons):
+            tell(program, f"{count} finished cells stay without FID: --force runs them again")
 
 
 def run_cells(session: Session, then: str) -> None:

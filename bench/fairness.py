@@ -1,4 +1,4 @@
-"""Whether the methods of a task had one budget."""
+"""Whether the methods of a task had one budget, and were judged by one network."""
 
 from typing import Any
 
@@ -13,6 +13,12 @@ MAX_VALUES, MAX_NAMES = 3, 8
 BUDGET = ["steps", "batch", "accumulate", *section_defaults("network")]
 UNSAID = {"accumulate": 1, "architecture": "auto"}
 """Settings that are not named where all have this value."""
+
+JUDGES = {
+    "classifier_hash": "fd_classifier and all that the classifier says",
+    "fid_weights_hash": "FID and KID",
+}
+"""Hashes of the networks that images are seen through, and what they judge."""
 
 Values = dict[tuple[str, ...], list[str]]
 """The values of a setting, and the methods that have them."""
@@ -47,6 +53,30 @@ def budget(rows: pd.DataFrame) -> str:
     if values := _values(nfe, "nfe"):
         parts.append(f"NFE: {_words(values)}.")
     return " ".join(parts)
+
+
+def judges(rows: pd.DataFrame) -> str:
+    """What cannot be compared because other networks judged it, or none did, in words.
+
+    Args:
+        rows: of ``results.csv``, of one task.
+    """
+    done = rows[rows["status"] == "done"]
+    parts = []
+    for name, judged in JUDGES.items():
+        hashes = done[name] if name in done else pd.Series(dtype=object)
+        if hashes.nunique() > 1:
+            count = hashes.nunique()
+            parts.append(f"{judged} are not comparable: they are of {count} different networks.")
+        if hashes.notna().any() and hashes.isna().any():
+            missing = f"{hashes.isna().sum()} of {len(hashes)} cells"
+            parts.append(f"{missing} lack {judged}: --force runs them again.")
+    return " ".join(parts)
+
+
+def fairness(rows: pd.DataFrame) -> str:
+    """:func:`budget` and :func:`judges` of the rows of a task."""
+    return " ".join(filter(None, (budget(rows), judges(rows))))
 
 
 def _values(rows: pd.DataFrame, name: str) -> Values:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from bench.ablation import file_name
-from bench.stored import Array, Images, Ranked
+from bench.stored import Array, Ranked, StoredImages
 
 DPI = 120
 """Of the PNG files."""
@@ -29,7 +29,7 @@ SMALL = 7.5
 """Font size of the words next to images."""
 LETTERS = 13
 """Letters of a title in an inch."""
-Panels = Mapping[str, Images]
+Panels = Mapping[str, StoredImages]
 Span = tuple[float, float]
 
 
@@ -56,7 +56,7 @@ def image_figures(
 def samples_figure(panels: Panels, paired: bool, title: str) -> Figure:
     """A block of samples a method beside real ones; of a translation also its inputs."""
     span = span_of(panels, paired)
-    first: dict[tuple[int, ...], Images] = {}
+    first: dict[tuple[int, ...], StoredImages] = {}
     for panel in panels.values():
         first.setdefault(panel.samples.shape[1:], panel)
     blocks: list[tuple[str, Array]] = []

@@ -16,7 +16,7 @@ import pandas as pd
 from bench.ablation import ablation, axes, file_name
 from bench.curve import curves, pareto
 from bench.export import latex, markdown
-from bench.fairness import budget
+from bench.fairness import fairness
 from bench.folder import RECORD, StorageError, write_atomically, writing
 from bench.leaderboard import (
     best,
@@ -118,7 +118,7 @@ def _rebuild(
     rows, paths = write_tables(out)
     if not len(rows):
         return rows, paths
-    points = pd.read_csv(out / "pareto.csv").fillna({"setting": ""})
+    points = pd.read_csv(out / "pareto.csv", dtype={"setting": str}).fillna({"setting": ""})
     plots = draw_plots(rows, out, tell, fields, points)
     page = out / "report.html"
     write_atomically(page, _page(rows, out, plots).encode())
@@ -136,7 +136,7 @@ def _page(rows: pd.DataFrame, out: Path, plots: list[Path]) -> str:
         out=out.resolve().name,
         tasks=[
             _task(str(name), every, pictures)
-            | {"remarks": [*said.get(str(name), "").splitlines(), budget(results_of[name])]}
+            | {"remarks": [*said.get(str(name), "").splitlines(), fairness(results_of[name])]}
             | _pairs(str(name), compared[compared["task"] == name])
             for name, every in leaderboard(rows).groupby("task", sort=False)
         ],

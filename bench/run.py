@@ -132,7 +132,7 @@ def run(
         scheduler: address or scheduler file of a dask cluster to run on.
         tensorboard: write the training loss for TensorBoard.
         plugins: Python files that register methods or tasks.
-        data_root: where data sets of the user lie.
+        data_root: where data sets of the user lie, from now on in this process.
         fid_weights: the weight file of pytorch-fid.
         checkpoint: training steps between two checkpoints.
         axes: settings, a value or a list of values each: ``L=[6, 30]``, ``steps=500``,

@@ -42,7 +42,7 @@ class Ranked(NamedTuple):
     distances: Array  # (2k, 2): the judgement, and the distance to that image
 
 
-class Images(NamedTuple):
+class StoredImages(NamedTuple):
     """What pictures of a cell of images are made of, in the original units of the data.
 
     The rows of ``source`` and ``samples`` go together.
@@ -128,7 +128,7 @@ def read_samples(path: Path, dim: int) -> dict[str, Array]:
     return {name: _table(path, name, arrays.get(name), dim) for name in SETS}
 
 
-def read_images(path: Path, shape: tuple[int, ...]) -> Images:
+def read_images(path: Path, shape: tuple[int, ...]) -> StoredImages:
     """The first images of a cell, and what it has kept of their paths and neighbours.
 
     Args:
@@ -156,7 +156,7 @@ def read_images(path: Path, shape: tuple[int, ...]) -> Images:
         count = len(distances)
         if {*map(len, ranked)} != {count} or count % 2 or count > 2 * RANKED:
             raise ValueError(f"ranked in {path.name} does not fit its neighbours")
-    return Images(images("source"), images("samples"), images("target"), paths, ranked)
+    return StoredImages(images("source"), images("samples"), images("target"), paths, ranked)
 
 
 def stored_shape(path: Path) -> tuple[int, ...] | None:

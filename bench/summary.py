@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.fairness import budget
+from bench.fairness import fairness
 from bench.leaderboard import (
     best,
     cut,
@@ -74,7 +74,7 @@ def terminal(results: pd.DataFrame) -> str:
     """The leaderboard for a terminal, below each task its tests and budget, then the overall."""
     below = remarks(pairs(results))
     for task, rows in results.groupby("task", sort=False):
-        lines = filter(None, (below.get(str(task), ""), budget(rows)))
+        lines = filter(None, (below.get(str(task), ""), fairness(rows)))
         below[str(task)] = "\n".join(lines)
     return f"{table(leaderboard(results), remarks=below)}\n\n{_plain_overall(overall(results))}"
 
@@ -93,7 +93,7 @@ def grids(results: pd.DataFrame) -> list[Grid]:
     rows = dict(iter(results.groupby("task", sort=False)))
     tasks = []
     for task, every in leaderboard(results).groupby("task", sort=False):
-        notes = [*said.get(str(task), "").splitlines(), budget(rows[task])]
+        notes = [*said.get(str(task), "").splitlines(), fairness(rows[task])]
         tasks.append(_task_grid(str(task), every, standings, notes))
     compared = [pairs_grid(str(task), p) for task, p in comparisons.groupby("task", sort=False)]
     return [*tasks, overall_grid(overall(results)), *compared]

@@ -48,7 +48,7 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Pixels:
+class ByteImages:
     """Some images of a data set, without a copy of them."""
 
     images: Tensor  # (N, D) uint8, of the whole set; perhaps mapped from a file
@@ -61,9 +61,9 @@ class Pixels:
         """The bytes of the images at the places ``index`` (k,), shape (k, D)."""
         return self.images[self.rows[index]]
 
-    def where(self, chosen: Tensor) -> "Pixels":
+    def where(self, chosen: Tensor) -> "ByteImages":
         """The images at places, or those where a mask (n,) is true."""
-        return Pixels(self.images, self.rows[chosen])
+        return ByteImages(self.images, self.rows[chosen])
 
     def bounded(self) -> Tensor:
         """Places of all images; of a set larger than ``MOST_NUMBERS`` of some, in random order."""
@@ -90,8 +90,8 @@ class Images(Empirical):
 
     def __init__(
         self,
-        kept: Pixels,
-        held: Pixels,
+        kept: ByteImages,
+        held: ByteImages,
         shape: tuple[int, ...],
         normalisation: Normalisation,
         augment: Augment | None = None,
@@ -159,7 +159,7 @@ class ImageSet:
     @cached_property
     def normalisation(self) -> Normalisation:
         """One mean and one standard deviation, of the training pixels of all classes."""
-        every = Pixels(self.train, torch.arange(len(self.train)))
+        every = ByteImages(self.train, torch.arange(len(self.train)))
         counts = torch.bincount(every[every.bounded()].flatten(), minlength=256).double()
         values = torch.arange(256).double() / 255
         mean = float((counts * values).sum() / counts.sum())
@@ -182,7 +182,7 @@ class ImageSet:
                     raise DataError(f"no {name} image is of the class {self.names[label]}")
             if not len(rows):
                 raise DataError(f"there are no {name} images")
-            parts.append(Pixels(images, rows))
+            parts.append(ByteImages(images, rows))
         return Images(parts[0], parts[1], self.shape, self.normalisation, augment)
 
     def labelled(self, wanted: Iterable[int]) -> Labelled:

@@ -12,7 +12,7 @@ from test_leaderboard import EIGHT, ROLL, Record, record, stored, the, w2
 
 from bench.diagram import critical_difference_figure
 from bench.export import latex, markdown
-from bench.fairness import budget
+from bench.fairness import budget, fairness, judges
 from bench.leaderboard import leaderboard
 from bench.overall import Overall, compare_ranks
 from bench.records import results
@@ -347,3 +347,37 @@ def test_a_sweep_of_all_methods_is_equal() -> None:
 
 def test_no_budget_without_results() -> None:
     assert budget(results([record("fm", status="failed", reason="no")])) == ""
+
+
+def seen(hashes: list[tuple[str | None, str | None]]) -> pd.DataFrame:
+    """Cells whose images were seen through these classifiers and Inception weights."""
+    return results(
+        [
+            record("fm", seed, metrics=w2(1.0)) | {"classifier_hash": k, "fid_weights_hash": f}
+            for seed, (k, f) in enumerate(hashes)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("hashes", "words"),
+    [
+        ([("a", None), ("a", None)], ""),
+        ([("a", "x"), ("a", "x")], ""),
+        (
+            [("a", "x"), ("b", "x")],
+            "fd_classifier and all that the classifier says are not comparable: they are of 2"
+            " different networks.",
+        ),
+        (
+            [("a", "x"), ("a", "y"), ("a", None)],
+            "FID and KID are not comparable: they are of 2 different networks. 1 of 3 cells lack"
+            " FID and KID: --force runs them again.",
+        ),
+    ],
+)
+def test_other_judges_are_named(hashes: list[tuple[str | None, str | None]], words: str) -> None:
+    rows = seen(hashes)
+    assert judges(rows) == words
+    assert fairness(rows).endswith(words or budget(rows))
+    assert words in terminal(rows)

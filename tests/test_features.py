@@ -40,6 +40,7 @@ from bench.metrics import (
     sliced_w2,
 )
 from bench.records import SEEN
+from bench.run import main
 from bench.spec import Spec
 from datasets import Distribution, Empirical, Normalisation, Task, register
 from datasets.base import Labelled
@@ -636,6 +637,25 @@ def test_a_run_with_weights_has_fid(weights: str, own_folder: Path, tmp_path: Pa
     board = leaderboard(rows)
     assert main_distance(board) == "fid"
     assert "FID" in table(board)
+
+
+def test_weights_that_come_after_the_cells_are_told_so(
+    weights: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register(LargeDigits)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    arguments = ["--methods", "fm", "--tasks", "large_digits", "--seeds", "0", "--steps", "2"]
+    arguments += ["--set", "eval.n=5", "--set", "sample.solver_steps=1", "--device", "cpu"]
+    arguments += ["--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert "FID" not in capsys.readouterr().err
+    assert main([*arguments, "--fid-weights", weights]) == 0
+    assert "1 finished cells stay without FID: --force runs them again" in capsys.readouterr().err
+    assert main([*arguments, "--fid-weights", weights, "--force"]) == 0
+    assert "FID" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from bench.plots import sample_figures, save
 from bench.plugins import load_plugin
 from bench.records import read_records, results
 from bench.report import PICTURES, write_report
-from bench.stored import Images, Ranked, read_images, stored_shape
+from bench.stored import Ranked, StoredImages, read_images, stored_shape
 from datasets import TASKS
 from datasets.base import Empirical, Normalisation
 from methods import METHODS
@@ -85,7 +85,7 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files}
 
 
-def some(seed: int = 0, **changed: Any) -> Images:
+def some(seed: int = 0, **changed: Any) -> StoredImages:
     """Colour images of 5 x 6 pixels: random ones, in [0, 1]."""
     rng = np.random.default_rng(seed)
 
@@ -95,7 +95,7 @@ def some(seed: int = 0, **changed: Any) -> Images:
     ranked = Ranked(images(4), images(4), rng.random((4, 2)))
     paths = rng.random((9, 3, 3, 5, 6))
     fields = {"source": images(20), "samples": images(20), "target": images(30)}
-    return Images(**(fields | {"paths": paths, "ranked": ranked} | changed))
+    return StoredImages(**(fields | {"paths": paths, "ranked": ranked} | changed))
 
 
 def shown(figure: Figure) -> list[np.ndarray]:
@@ -313,7 +313,7 @@ def test_pixels_are_enlarged(side: int, tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((64, 3, side, side))
     ranked = Ranked(images[:12], images[:12], np.ones((12, 2)))
     paths = np.stack([images[:4]] * 9)
-    panels = dict.fromkeys(("fm", "efm"), Images(images, images, images, paths, ranked))
+    panels = dict.fromkeys(("fm", "efm"), StoredImages(images, images, images, paths, ranked))
     for name, figure in image_figures("t", panels, True, "T"):
         save(figure, tmp_path / name)
         for ax in figure.axes:

@@ -30,7 +30,7 @@ from datasets import TASKS, Distribution, Stream, colored_digits, files, images,
 from datasets.base import DATA_ROOT, VALIDATION_SHARE, DataError, Empirical, Labelled, Task
 from datasets.cache import CACHE
 from datasets.gaussians import StandardNormal
-from datasets.images import Images, ImageSet, Pixels, colored, flipped, hue, recolored
+from datasets.images import ByteImages, Images, ImageSet, colored, flipped, hue, recolored
 from tests.synthetic_files import (
     SHAPES,
     labels_in_turn,
@@ -515,12 +515,12 @@ def test_validation_splits_the_training_images(parameters: dict[str, Any], side:
 
 def test_equal_images_stay_on_one_side() -> None:
     twenty = torch.arange(20 * 4, dtype=torch.uint8).view(20, 4)
-    kept = Pixels(twenty.repeat(7, 1), torch.arange(140))
+    kept = ByteImages(twenty.repeat(7, 1), torch.arange(140))
     law = Images(kept, kept, (1, 2, 2), images.Normalisation())
     other = law.for_validation()
     assert (len(other.train), len(other.test)) == (7 * 15, 7 * 5)
     assert rows_of(other.train).isdisjoint(rows_of(other.test))
-    alike = Pixels(twenty, torch.zeros(9, dtype=torch.int64))
+    alike = ByteImages(twenty, torch.zeros(9, dtype=torch.int64))
     with pytest.raises(ValueError, match="no two different samples"):
         Images(alike, alike, (1, 2, 2), images.Normalisation()).for_validation()
 

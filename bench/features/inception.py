@@ -18,6 +18,7 @@ BATCH = 50
 LARGEST_CACHED = 10_000
 """Images whose features are kept; 2048 numbers of 4 bytes each."""
 RECIPE = "1"
+NO_WEIGHTS = "no weights of pytorch-fid"
 
 
 class FidError(ValueError):
@@ -34,7 +35,7 @@ def weight_file(given: str | None) -> Path:
     path = usual if given is None else Path(given)
     if not path.is_file():
         raise FidError(
-            f"no weights of pytorch-fid: give --fid-weights FILE, or put {WEIGHTS} into the folder"
+            f"{NO_WEIGHTS}: give --fid-weights FILE, or put {WEIGHTS} into the folder"
             " checkpoints of torch.hub"
             if given is None
             else f"no weight file {given}"
