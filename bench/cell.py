@@ -9,7 +9,7 @@ import math
 import resource
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,14 @@ from bench.folder import (
     outcome_of,
     write_atomically,
 )
-from bench.judge import same_units, views_of, with_features, with_samples
+from bench.judge import (
+    FID_BLOCK,
+    fid_to_training_set,
+    same_units,
+    views_of,
+    with_features,
+    with_samples,
+)
 from bench.metrics import METRICS
 from bench.metrics.neighbours import nearest
 from bench.records import MEMORY
@@ -174,7 +181,7 @@ def _measure(parts: Parts, place: Place) -> dict[str, Any]:
         **transport.diagnostics,
         **_diagnosed(parts, trained.model, device),
     }
-    judged, found = _judged(parts, held_out, samples, path, place)
+    judged, found = _judged(parts, trained.model, held_out, samples, path, place)
     shown = {
         "source": source.normalisation.undo(held_out[0]),
         "samples": target.normalisation.undo(samples),
@@ -232,6 +239,7 @@ def _diagnosed(parts: Parts, model: nn.Module, device: torch.device) -> dict[str
 
 def _judged(
     parts: Parts,
+    model: nn.Module,
     held_out: tuple[Tensor, Tensor, Tensor],
     samples: Tensor,
     path: Tensor,
@@ -240,6 +248,7 @@ def _judged(
     """The distances of other samples as a function, and the metrics of these with what they need.
 
     Args:
+        model: of which samples for ``fid_train`` are drawn.
         held_out: what :func:`evaluation_sets` gives.
         samples: the end points, (n, D).
         path: of the first lines, (T+1, k, D).
@@ -266,11 +275,25 @@ def _judged(
     data = with_features(data, views, own)
     names = MAIN if cell.eval.metrics == "main" else METRICS
     metrics = evaluate(data, cell.eval.replicates, generator(cell, "intervals"), names)
+    if cell.eval.fid_n and task.noise_source and views is not None:
+        fresh = _fresh_samples(parts, model, cell.eval.fid_n, place)
+        metrics |= fid_to_training_set(fresh, held_out[1], target, views)
 
     def judge(other: Tensor) -> dict[str, float]:
         return plain_values(with_samples(data, other, views), JUDGED)
 
     return judge, {**found, "metrics": metrics}
+
+
+def _fresh_samples(parts: Parts, model: nn.Module, n: int, place: Place) -> Iterator[Tensor]:
+    """The ends of ``n`` lines that start at new draws of the source, block by block, (k, D)."""
+    cell, method, _, source, target = parts
+    noise, lines = generator(cell, "fid noise"), generator(cell, "fid transport", place.device)
+    for done in range(0, n, FID_BLOCK):
+        place.tell("fid", done, n, None)
+        start = method.start(source.sample(min(FID_BLOCK, n - done), noise).to(place.device))
+        end = transported(method, model, start, cell.sample, lines).end.cpu()
+        yield check_samples(end, target.dim, "samples for fid_train")
 
 
 def _transport(

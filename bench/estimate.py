@@ -55,7 +55,8 @@ def estimate(cell: Cell, shape: tuple[int, ...], pace: float) -> Estimate:
     forward = counter.get_total_flops()
     trained = [p.numel() for p in model.parameters() if p.requires_grad]
     samples = cell.train.steps * cell.train.batch * cell.train.accumulate * BACKWARD
-    sampled = cell.eval.n * cell.sample.solver_steps * (1 if cell.sample.solver == "euler" else 2)
+    evaluations = cell.sample.solver_steps * (1 if cell.sample.solver == "euler" else 2)
+    sampled = (cell.eval.n + cell.eval.fid_n) * evaluations
     return Estimate(
         sum(trained),
         WEIGHT_BYTES * sum(trained) + cell.train.batch * activations,

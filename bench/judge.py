@@ -1,6 +1,7 @@
 """What the samples of a cell are judged by: its sets of samples, and for images their features."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -8,7 +9,13 @@ from torch import Tensor
 from bench.evaluate import Evaluation
 from bench.features import FeatureSets
 from bench.features.build import Pixels, Views
+from bench.metrics import fid_train
+from bench.metrics.distances import moments_of
 from datasets import Distribution, Task
+from datasets.base import Empirical
+
+FID_BLOCK = 4096
+"""Images whose features are in memory at a time, 32 MB of them."""
 
 
 def views_of(
@@ -52,6 +59,30 @@ def with_samples(data: Evaluation, samples: Tensor, views: Views | None) -> Eval
         name: dataclasses.replace(data.features[name], samples=own) for name, own in seen.items()
     }
     return dataclasses.replace(data, samples=samples, features=features)
+
+
+def fid_to_training_set(
+    fresh: Iterable[Tensor], held_out: Tensor, target: Distribution, views: Views
+) -> dict[str, float]:
+    """``fid_train`` and its floor; nothing without Inception or without a training set.
+
+    Args:
+        fresh: blocks of samples (k, D), drawn only where they are needed.
+        held_out: real samples that are not of the training set, (m, D).
+        target: the data set.
+        views: its feature maps.
+    """
+    inception = views.inception
+    if inception is None or not isinstance(target, Empirical):
+        return {}
+
+    def train() -> Iterator[Tensor]:
+        return map(views.pixels, target.training_blocks(FID_BLOCK))
+
+    whole = inception.reference_moments(train)
+    found = inception.moments(map(views.pixels, fresh))
+    real = moments_of(inception.reference(views.pixels(held_out)))
+    return {"fid_train": fid_train(found, whole), "fid_train_floor": fid_train(real, whole)}
 
 
 def same_units(samples: Tensor, source: Distribution, target: Distribution) -> Tensor:

@@ -31,8 +31,8 @@ HEADLINE = [
 ]
 """Metrics of the tables for reading; ``leaderboard.csv`` has all."""
 IMAGE_HEADLINE = [
-    *("fid", "fd_classifier", "label_success", "confident", "classifier_coverage", "sliced_w2"),
-    *("transport_cost", "radial_transport_cost", "colour_shift_ratio", "straightness"),
+    *("fid", "fid_train", "fd_classifier", "label_success", "confident", "classifier_coverage"),
+    *("sliced_w2", "transport_cost", "radial_transport_cost", "colour_shift_ratio", "straightness"),
 ]
 """Those of tasks that are judged by a distance of images."""
 NAMED = ["endpoints"]

@@ -72,7 +72,8 @@ class EvalSettings(BaseModel):
     for sweeps of thousands of cells. Intervals are made of ``replicates`` parts of the samples; 0
     for no intervals. With ``curve`` = k the trained model is also judged with 1/2, 1/4, ... 1/2^k
     of the solver's steps, and as it was after 1/2, 1/4, ... 1/2^k of the training: quality against
-    cost, from one run.
+    cost, from one run. With ``fid_n`` images of a task that starts at noise have ``fid_train`` too:
+    that many fresh samples beside the whole training set, as in the papers with 50,000.
 
     ``split = validation`` is for tuning: other samples, that the test never sees. Of a data set
     they are a part of the training samples, on which the cell is then not trained.
@@ -85,6 +86,7 @@ class EvalSettings(BaseModel):
     metrics: Literal["all", "main"] = "all"
     replicates: int = Field(10, ge=0, le=1000)
     curve: int = Field(0, ge=0, le=12)
+    fid_n: int = Field(0, ge=0, le=1_000_000)
     split: Literal["test", "validation"] = "test"
 
 

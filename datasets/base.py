@@ -7,7 +7,7 @@ that the same seed gives the same data on every device; ``shape`` says what a ve
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import torch
@@ -134,6 +134,10 @@ class Empirical(Distribution):
     def second_set(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
         """A random part of the training samples: real, and disjoint from the test samples."""
         return self.train[torch.randperm(len(self.train), generator=rng)[:n]]
+
+    def training_blocks(self, size: int) -> Iterator[Tensor]:
+        """All training samples in their order, ``size`` at a time, each (k, D)."""
+        yield from torch.split(self.train, size)
 
     def for_validation(self) -> Self:
         """The training samples alone, split again; the test samples are not in it.

@@ -134,6 +134,11 @@ class Images(Empirical):
         """A random part of the training images: real, and disjoint from the test images."""
         return self.decode(self.kept[torch.randperm(len(self.kept), generator=rng)[:n]])
 
+    def training_blocks(self, size: int) -> Iterator[Tensor]:
+        """All training images in their order, ``size`` at a time, each (k, D)."""
+        for rows in torch.split(torch.arange(len(self.kept)), size):
+            yield self.decode(self.kept[rows])
+
     def for_validation(self) -> Self:
         """The training images alone, split again as those of every data set."""
         held = validation_part(self.kept.which())

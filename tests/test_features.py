@@ -18,7 +18,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bench import run
+from bench import judge, run
 from bench.cell import run_cell
 from bench.evaluate import Evaluation, evaluate
 from bench.features import FeatureSets, cache, inception
@@ -26,6 +26,7 @@ from bench.features import classifier as classifiers
 from bench.features.build import Pixels, Views
 from bench.features.classifier import augmented, classifier
 from bench.features.colour import DARK, colours
+from bench.judge import fid_to_training_set
 from bench.leaderboard import leaderboard, main_distance, shown_metrics, table
 from bench.metrics import (
     METRICS,
@@ -381,7 +382,8 @@ def judged(task: Task, samples: Tensor, source: Tensor | None, **more: Any) -> d
 
 
 IMAGE_TO_IMAGE = {"feature_cost", "colour_shift", "colour_shift_ratio"}
-OF_FEATURES = {name for name, m in METRICS.items() if m.features not in (None, "inception")}
+UNSEEN = (None, "inception", "moments")
+OF_FEATURES = {name for name, m in METRICS.items() if m.features not in UNSEEN}
 
 
 def test_a_cell_of_images_has_the_metrics_of_images() -> None:
@@ -631,6 +633,7 @@ def test_a_run_with_weights_has_fid(weights: str, own_folder: Path, tmp_path: Pa
     assert row["status"] == "done", row["reason"]
     assert row["fid"] > row["fid_floor"] > 0
     assert math.isfinite(row["kid"])
+    assert math.isnan(row["fid_train"])
     assert row["fid_weights_hash"] == cache.digest_of([Path(weights).read_bytes()])[:16]
     assert row["fid_reason"] is None or math.isnan(row["fid_reason"])
     assert len(list(own_folder.rglob("inception*"))) == 2  # both target sets, not the samples
@@ -681,3 +684,94 @@ def test_fid_is_that_of_pytorch_fid_on_stored_images(
     value = fid(features["inception"].samples, features["inception"].target)
     assert value == pytest.approx(expected, rel=1e-3)
     assert views.record.keys() == {"fid_weights_hash"}
+    # By the protocol of the papers: blocks of samples, and all that is trained on.
+    law = Empirical(second.flatten(1), first[:5].flatten(1), (3, 16, 16))
+    monkeypatch.setattr(judge, "FID_BLOCK", 13)
+    blocks = torch.split(first.flatten(1), 7)
+    found = fid_to_training_set(iter(blocks), law.train, law, views)
+    assert found["fid_train"] == pytest.approx(expected, rel=1e-3)
+    assert found["fid_train_floor"] == pytest.approx(0, abs=1e-6 * expected)
+
+
+def test_moments_of_the_training_set_are_computed_once(
+    weights: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = inception.Inception(Path(weights), torch.device("cpu"))
+    images = uniform(5, 3, 16, 16)
+    first = ours.reference_moments(lambda: torch.split(images, 2))
+    whole = ours(images).double().numpy()
+    np.testing.assert_allclose(first.mean, whole.mean(0), rtol=1e-10)
+    covariance = first.root.T @ first.root / (first.n - 1)
+    np.testing.assert_allclose(covariance, np.cov(whole, rowvar=False), atol=1e-10)
+    (path,) = own_folder.rglob("moments*")
+    with monkeypatch.context() as patched:
+        patched.setattr(ours, "_features", None)
+        again = ours.reference_moments(lambda: torch.split(images, 2))
+        assert again.n == first.n == 5
+        assert np.array_equal(again.mean, first.mean)
+        assert np.array_equal(again.root, first.root)
+        for other in (images.flip(3), images[:4]):
+            with pytest.raises(TypeError):
+                ours.reference_moments(lambda other=other: torch.split(other, 2))
+        path.write_bytes(b"spoiled")
+        with pytest.raises(TypeError):
+            ours.reference_moments(lambda: torch.split(images, 2))
+
+
+class FewImages(LargeDigits):
+    """12 training and 6 test images."""
+
+    name: ClassVar[str] = "few_images"
+
+    def target(self) -> Distribution:
+        law = super().target()
+        assert isinstance(law, Empirical)
+        law.train, law.test = law.train[:12], law.test[:6]
+        return law
+
+
+class FromImages(FewImages):
+    """The same, from images."""
+
+    name: ClassVar[str] = "from_images"
+    noise_source: ClassVar[bool] = False
+
+    def source(self) -> Distribution:
+        return self.target()
+
+
+def test_a_run_has_the_fid_of_the_papers_on_request(
+    weights: str, own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for task in (FewImages, FromImages):
+        register(task)
+    drawn = []
+    plain = StandardNormal.sample
+    monkeypatch.setattr(judge, "FID_BLOCK", 5)
+    monkeypatch.setattr("bench.cell.FID_BLOCK", 5)
+    monkeypatch.setattr(
+        StandardNormal, "sample", lambda law, n, rng: drawn.append(n) or plain(law, n, rng)
+    )
+    short = {"train.steps": 2, "sample.solver_steps": 1, "eval.n": 5, "eval.metrics": "main"}
+    rows = run(
+        methods=["fm", "pfgm"],
+        tasks=["few_images", "from_images"],
+        seeds=[0],
+        out=tmp_path / "out",
+        fid_weights=weights,
+        **short,
+        **{"eval.fid_n": 8},
+    )
+    done = rows[rows["status"] == "done"]
+    asked = done[done["task"] == "few_images"]
+    assert list(asked["method"]) == ["fm", "pfgm"]
+    assert (asked["fid_train"] > asked["fid_train_floor"]).all()
+    assert (asked["fid_train_floor"] > 0).all()
+    rest = done.drop(asked.index)
+    assert len(rest) == 1  # from images to images
+    assert rest["fid_train"].isna().all()
+    assert rest["fid"].notna().all()
+    assert drawn.count(3) == len(asked)  # 5 and 3 fresh starts
+    board = leaderboard(asked)
+    assert main_distance(board) == "fid"
+    assert shown_metrics(board)[:2] == ["fid", "fid_train"]

@@ -513,6 +513,25 @@ def test_validation_splits_the_training_images(parameters: dict[str, Any], side:
     assert torch.equal(law.for_validation().test, other.test)
 
 
+def test_blocks_of_the_training_set_are_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MOST_NUMBERS", 40)  # ten images
+    twenty = torch.arange(20 * 4, dtype=torch.uint8).view(20, 4)
+    law = Images(
+        ByteImages(twenty, torch.arange(19)),
+        ByteImages(twenty, torch.arange(19, 20)),
+        (1, 2, 2),
+        images.Normalisation(0.5, 0.2),
+        augment=lambda some, rng: torch.zeros_like(some),
+    )
+    assert len(law.train) == 10
+    blocks = list(law.training_blocks(8))
+    assert [len(block) for block in blocks] == [8, 8, 3]
+    expected = (twenty[:19].double() / 255 - 0.5) / 0.2
+    assert torch.allclose(torch.cat(blocks).double(), expected, atol=1e-6)
+    plain = Empirical(torch.cat(blocks), torch.cat(blocks[:1]), (1, 2, 2))
+    assert torch.equal(torch.cat(list(plain.training_blocks(5))), torch.cat(blocks))
+
+
 def test_equal_images_stay_on_one_side() -> None:
     twenty = torch.arange(20 * 4, dtype=torch.uint8).view(20, 4)
     kept = ByteImages(twenty.repeat(7, 1), torch.arange(140))

@@ -1,5 +1,6 @@
 """Metrics: closed forms, invariants and other implementations."""
 
+import functools
 import math
 import re
 
@@ -214,6 +215,23 @@ def test_frechet_against_pot_and_scipy(dim: int) -> None:
     by_scipy = np.sum((means[0] - means[1]) ** 2) + np.trace(sum(covariances)) - 2 * root
     assert frechet(x, y) == pytest.approx(pot, rel=1e-6)
     assert frechet(x, y) == pytest.approx(by_scipy, rel=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [[50], [1] * 50, [2, 40, 8], [30, 20]])
+@pytest.mark.parametrize("dim", [3, 20, 70])
+def test_moments_of_parts_are_those_of_the_whole(sizes: list[int], dim: int) -> None:
+    """Of numbers far from 0, where sums of squares would cancel."""
+    x = 1e4 + normal(50, dim) @ normal(dim, dim, seed=1)
+    parts = [distances.moments_of(part) for part in torch.split(x, sizes)]
+    found = functools.reduce(distances.merged, parts)
+    assert found.n == 50
+    assert len(found.root) <= max(dim, 50 + len(sizes))
+    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-13)
+    covariance = np.cov(x.numpy(), rowvar=False)
+    np.testing.assert_allclose(found.root.T @ found.root / 49, covariance, atol=1e-9)
+    y = normal(40, dim, seed=2)
+    value = distances.frechet_of_moments(found, distances.moments_of(y))
+    assert value == pytest.approx(frechet(x, y), rel=1e-9)
 
 
 def test_frechet_of_singular_covariances() -> None:

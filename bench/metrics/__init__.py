@@ -18,6 +18,7 @@ from bench.metrics.images import (
     fd_classifier,
     feature_cost,
     fid,
+    fid_train,
     kernel_distance,
     label_success,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "fd_classifier",
     "feature_cost",
     "fid",
+    "fid_train",
     "frechet",
     "kernel_distance",
     "label_success",

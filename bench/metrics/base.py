@@ -12,7 +12,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 Kind = Literal["distance", "coupling", "radial", "path", "memory", "law", "known", "label"]
-FeatureMap = Literal["classifier", "classes", "colour", "inception"]
+FeatureMap = Literal["classifier", "classes", "colour", "inception", "moments"]
 Better = Literal["lower", "higher", "nearest"]
 
 BLOCK = 2**22

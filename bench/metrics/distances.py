@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ot
@@ -217,16 +217,50 @@ def frechet(samples: Tensor, target: Tensor) -> float:
     References:
         Dowson and Landau, The Frechet distance between multivariate normal distributions, 1982.
     """
-    x, y = to_numpy(samples), to_numpy(target)
-    overlap = np.linalg.svd(_root(x) @ _root(y).T, compute_uv=False).sum()
-    shift = np.square(x.mean(0) - y.mean(0)).sum()
-    spread = sum(z.var(axis=0, ddof=1).sum() for z in (x, y)) - 2 * overlap
+    return frechet_of_moments(moments_of(samples), moments_of(target))
+
+
+class Moments(NamedTuple):
+    """Mean and covariance of samples, the latter as a root of it."""
+
+    n: int
+    mean: Array  # (D,)
+    root: Array  # (k, D), k <= D: root^T root is the sum of (x - mean) (x - mean)^T
+
+
+def moments_of(samples: Tensor) -> Moments:
+    """The moments of samples (n, D)."""
+    x = to_numpy(samples)
+    mean = x.mean(0)
+    return Moments(len(x), mean, _reduced(x - mean))
+
+
+def merged(first: Moments, second: Moments) -> Moments:
+    r"""The moments of both sets of samples together.
+
+    .. math:: S = S_1 + S_2 + \frac{n_1 n_2}{n_1 + n_2} (m_2 - m_1) (m_2 - m_1)^T
+
+    for the sums S of the products, so the rows of both roots and one of the means' difference make
+    a root: no covariance is formed, and nothing cancels.
+
+    References:
+        Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983.
+    """
+    n, shift = first.n + second.n, second.mean - first.mean
+    between = np.sqrt(first.n * second.n / n) * shift
+    rows = np.concatenate([first.root, second.root, between[None]])
+    return Moments(n, first.mean + shift * (second.n / n), _reduced(rows))
+
+
+def frechet_of_moments(first: Moments, second: Moments) -> float:
+    """:func:`frechet` of two sets of samples whose moments are known."""
+    roots = [one.root / np.sqrt(one.n - 1) for one in (first, second)]
+    overlap = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    shift = np.square(first.mean - second.mean).sum()
+    spread = sum(np.square(root).sum() for root in roots) - 2 * overlap
     return float(np.maximum(shift + spread, 0))
 
 
-def _root(x: Array) -> Array:
-    """A matrix A of at most D rows with A^T A = the covariance of x (n, D), by QR."""
-    centred: Array = (x - x.mean(0)) / np.sqrt(len(x) - 1)
-    if len(x) > x.shape[1]:
-        centred = np.asarray(np.linalg.qr(centred, mode="r"))
-    return centred
+def _reduced(rows: Array) -> Array:
+    """At most D rows with the same product A^T A as these (n, D), by QR."""
+    return np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > rows.shape[1] else rows

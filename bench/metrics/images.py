@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from bench.metrics.base import Array, metric, squared_distances, to_numpy
-from bench.metrics.distances import frechet
+from bench.metrics.distances import Moments, frechet, frechet_of_moments
 from bench.metrics.kernels import mean_kernel
 from bench.metrics.neighbours import coverage, density, memorised, precision, recall
 from bench.metrics.transport import transport_cost
@@ -29,8 +29,8 @@ def fid(samples: Tensor, target: Tensor) -> float:
     """Fréchet Inception Distance: :func:`frechet` of the 2048 features of pytorch-fid's network.
 
     0 is ideal, lower is better; no unit. Biased upwards for few samples: read it with its floor,
-    and compare values of one n only. Published values are of 50,000 samples against the whole
-    training set; this one is against the held-out target samples.
+    and compare values of one n only. This one is against the held-out target samples; published
+    values are of :func:`fid_train`.
 
     Args:
         samples: features, shape (n, F), n > 1.
@@ -41,6 +41,31 @@ def fid(samples: Tensor, target: Tensor) -> float:
         Equilibrium, NeurIPS 2017.
     """
     return frechet(samples, target)
+
+
+@metric(
+    "fid_train",
+    "FID to the training set",
+    "distance",
+    "the held-out images, fewer than the samples as a rule: a value may be below it",
+    features="moments",
+)
+def fid_train(samples: Moments, target: Moments) -> float:
+    """FID by the protocol of the papers: ``eval.fid_n`` fresh samples beside all training images.
+
+    0 is ideal, lower is better; no unit. Copies of the training images have the best value: read it
+    with :func:`fid` and what says whether they were learned by heart.
+
+    Args:
+        samples: moments of the features, shape (n, F), of fresh samples; n = 50,000 in the papers.
+        target: those of all training images, as they are (not mirrored).
+
+    References:
+        Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
+        Equilibrium, NeurIPS 2017; the protocol: Karras et al., Elucidating the Design Space of
+        Diffusion-Based Generative Models, NeurIPS 2022, appendix F.
+    """
+    return frechet_of_moments(samples, target)
 
 
 @metric("fd_classifier", "FD (classifier)", "distance", features="classifier")
