@@ -63,6 +63,10 @@ class Distribution(ABC):
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """``n`` independent training samples, shape (n, D)."""
 
+    def sample_on(self, n: int, rng: torch.Generator, device: torch.device) -> Tensor:
+        """:meth:`sample` on a device; ``rng`` is of the CPU, so every device has the same draws."""
+        return self.sample(n, rng).to(device)
+
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
         """``n`` samples of the same law whose empirical measure is nearer to it, shape (n, D).
 
@@ -207,8 +211,8 @@ class Stream:
 
     def _next(self) -> Tensor:
         self.before = self.rng.get_state()
-        block = self.distribution.sample(self.block, self.rng)
-        return check_samples(block, self.distribution.dim, self.name).to(self.device)
+        block = self.distribution.sample_on(self.block, self.rng, self.device)
+        return check_samples(block, self.distribution.dim, self.name)
 
     def get_state(self) -> Tensor:
         """Where the stream stands: its generator before the last block, and what is left of it."""

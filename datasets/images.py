@@ -115,10 +115,14 @@ class Images(Empirical):
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """``n`` training images with replacement, augmented."""
+        return self.sample_on(n, rng, torch.device("cpu"))
+
+    def sample_on(self, n: int, rng: torch.Generator, device: torch.device) -> Tensor:
+        """The same on a device, decoded there: a quarter of the bytes to move, and no CPU time."""
         images = self.kept[torch.randint(len(self.kept), (n,), generator=rng)]
         if self.augment is not None:
             images = self.augment(images.view(n, *self.shape), rng).flatten(1)
-        return self.decode(images)
+        return self.decode(images.to(device))
 
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
         """The training images again and again in random orders: all as often, up to one."""

@@ -513,6 +513,22 @@ def test_validation_splits_the_training_images(parameters: dict[str, Any], side:
     assert torch.equal(law.for_validation().test, other.test)
 
 
+def test_images_are_decoded_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    twenty = torch.arange(20 * 4, dtype=torch.uint8).view(20, 4)
+    kept = ByteImages(twenty, torch.arange(20))
+    law = Images(kept, kept, (1, 2, 2), images.Normalisation(0.5, 0.2), flipped)
+    moved = []
+    decode = law.decode
+    monkeypatch.setattr(law, "decode", lambda some: moved.append(some) or decode(some))
+    assert torch.equal(law.sample_on(9, rng(), torch.device("cpu")), law.sample(9, rng()))
+    assert law.sample_on(9, rng(), torch.device("meta")).shape == (9, 4)
+    assert [(some.device.type, some.dtype) for some in moved] == [
+        ("cpu", torch.uint8),
+        ("cpu", torch.uint8),
+        ("meta", torch.uint8),
+    ]
+
+
 def test_blocks_of_the_training_set_are_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MOST_NUMBERS", 40)  # ten images
     twenty = torch.arange(20 * 4, dtype=torch.uint8).view(20, 4)
