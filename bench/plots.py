@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -166,7 +167,7 @@ def sample_figures(
         return
     first = rows.sort_values("seed", kind="stable").drop_duplicates(["method", "setting"])
     first = first.merge(best(summary, MAX_PANELS)[["method", "setting"]])
-    first = first.sort_values(["method", "setting"], kind="stable")
+    first = first.sort_values(["method", "setting"], kind="stable", key=_by_number)
     title = [kind.title, cut(summary, MAX_PANELS)]
 
     def panels(read: Callable[[Path], P]) -> dict[str, P]:
@@ -183,6 +184,15 @@ def sample_figures(
     shapes = _image_shapes(kind, [_samples_of(row, out) for row in first.to_dict("records")])
     if shapes and (images := panels(lambda path: read_images(path, shapes[path]))):
         yield from image_figures(task, images, not kind.noise_source, _lines(title))
+
+
+def _by_number(texts: pd.Series) -> pd.Series:
+    """Texts whose numbers sort by their size: ``L=30`` before ``L=100``."""
+
+    def padded(number: re.Match[str]) -> str:
+        return f"{float(number[0]):030.12f}"
+
+    return texts.map(lambda text: re.sub(r"\d+(\.\d+)?(e-?\d+)?", padded, text))
 
 
 def _panels(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from PIL import Image
 
 import bench.run
 from bench import excerpts as excerpts_module
+from bench import plots
 from bench.excerpts import FRAMES, excerpts, extremes, frames, nearest_images
 from bench.folder import SAMPLES, cell_folder
 from bench.images import (
@@ -335,6 +337,26 @@ def test_the_report_shows_them_with_words(coloured: Path) -> None:
         assert PICTURES[kind] in page
     assert not (coloured / "plots" / "pairs_gaussian_to_red.png").exists()
     assert (coloured / "plots" / "paths_gaussian_to_red.png").exists()
+
+
+def test_panels_stand_in_the_order_of_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pd.DataFrame(
+        {
+            "method": ["efm", "efm", "efm", "fm", "efm"],
+            "setting": ["L=100", "L=30, sigma=0.1", "L=30, sigma=0.05", "", "L=1e-05"],
+            "seed": 0,
+        }
+    )
+    seen: list[str] = []
+    monkeypatch.setattr(plots, "best", lambda summary, most: rows)
+    monkeypatch.setattr(plots, "cut", lambda summary, most: "")
+    monkeypatch.setattr(
+        plots, "_panels", lambda first, out, read: (seen.extend(first["setting"]), ({}, []))[1]
+    )
+    assert not list(sample_figures("gaussian_to_8gaussians", rows, rows, tmp_path, print))
+    assert seen == ["L=1e-05", "L=30, sigma=0.05", "L=30, sigma=0.1", "L=100", ""]
 
 
 def test_sizes_of_a_task_stand_side_by_side(coloured: Path) -> None:
