@@ -23,6 +23,7 @@ from bench.checkpoint import Checkpoints, Source
 from bench.curve import JUDGED, halvings, measure_curve
 from bench.evaluate import MAIN, Evaluation, evaluate, plain_values
 from bench.excerpts import excerpts
+from bench.features.inception import FidError
 from bench.folder import (
     CHECKPOINT,
     MODEL,
@@ -33,7 +34,7 @@ from bench.folder import (
     write_atomically,
 )
 from bench.judge import (
-    FID_BLOCK,
+    fid_block,
     fid_to_training_set,
     same_units,
     views_of,
@@ -181,7 +182,6 @@ def _measure(parts: Parts, place: Place) -> dict[str, Any]:
         **transport.diagnostics,
         **_diagnosed(parts, trained.model, device),
     }
-    judged, found = _judged(parts, trained.model, held_out, samples, path, place)
     shown = {
         "source": source.normalisation.undo(held_out[0]),
         "samples": target.normalisation.undo(samples),
@@ -189,6 +189,8 @@ def _measure(parts: Parts, place: Place) -> dict[str, Any]:
         "losses": trained.losses,
         **excerpts(target, samples, held_out[1], path),
     }
+    _store(place.folder, trained.model, shown)
+    judged, found = _judged(parts, trained.model, held_out, samples, path, place)
     if cell.eval.curve:
         tell("curve", 0, 1, None)
 
@@ -199,7 +201,6 @@ def _measure(parts: Parts, place: Place) -> dict[str, Any]:
         counts["curve"] = measure_curve(
             *(trained, cell.train.steps, cell.sample, cell.eval.curve, sample, judged)
         )
-    _store(place.folder, trained.model, shown)
     return {**outcome_of("done", None, **counts), **found}
 
 
@@ -277,7 +278,10 @@ def _judged(
     metrics = evaluate(data, cell.eval.replicates, generator(cell, "intervals"), names)
     if cell.eval.fid_n and task.noise_source and views is not None:
         fresh = _fresh_samples(parts, model, cell.eval.fid_n, place)
-        metrics |= fid_to_training_set(fresh, held_out[1], target, views)
+        try:
+            metrics |= fid_to_training_set(fresh, target, views)
+        except FidError as error:
+            found["fid_reason"] = str(error)
 
     def judge(other: Tensor) -> dict[str, float]:
         return plain_values(with_samples(data, other, views), JUDGED)
@@ -288,12 +292,13 @@ def _judged(
 def _fresh_samples(parts: Parts, model: nn.Module, n: int, place: Place) -> Iterator[Tensor]:
     """The ends of ``n`` lines that start at new draws of the source, block by block, (k, D)."""
     cell, method, _, source, target = parts
-    noise, lines = generator(cell, "fid noise"), generator(cell, "fid transport", place.device)
-    for done in range(0, n, FID_BLOCK):
+    noise = generator(cell, f"{EVALUATION[cell.eval.split]} fid noise")
+    lines = generator(cell, "fid transport", place.device)
+    size = fid_block(target.dim)
+    for done in range(0, n, size):
         place.tell("fid", done, n, None)
-        start = method.start(source.sample(min(FID_BLOCK, n - done), noise).to(place.device))
-        end = transported(method, model, start, cell.sample, lines).end.cpu()
-        yield check_samples(end, target.dim, "samples for fid_train")
+        start = method.start(source.sample(min(size, n - done), noise).to(place.device))
+        yield transported(method, model, start, cell.sample, lines).end.cpu()
 
 
 def _transport(

@@ -56,7 +56,9 @@ def estimate(cell: Cell, shape: tuple[int, ...], pace: float) -> Estimate:
     trained = [p.numel() for p in model.parameters() if p.requires_grad]
     samples = cell.train.steps * cell.train.batch * cell.train.accumulate * BACKWARD
     evaluations = cell.sample.solver_steps * (1 if cell.sample.solver == "euler" else 2)
-    sampled = (cell.eval.n + cell.eval.fid_n) * evaluations
+    task = cell.build_task()
+    again = cell.eval.fid_n if task.noise_source and len(shape) == 3 else 0
+    sampled = (cell.eval.n + again) * evaluations
     return Estimate(
         sum(trained),
         WEIGHT_BYTES * sum(trained) + cell.train.batch * activations,

@@ -64,13 +64,23 @@ def judges(rows: pd.DataFrame) -> str:
     done = rows[rows["status"] == "done"]
     parts = []
     for name, judged in JUDGES.items():
-        hashes = done[name] if name in done else pd.Series(dtype=object)
-        if hashes.nunique() > 1:
-            count = hashes.nunique()
+        if name not in done or not (known := done[name].notna()).any():
+            continue
+        count = done[name].nunique()
+        if count > 1:
             parts.append(f"{judged} are not comparable: they are of {count} different networks.")
-        if hashes.notna().any() and hashes.isna().any():
-            missing = f"{hashes.isna().sum()} of {len(hashes)} cells"
-            parts.append(f"{missing} lack {judged}: --force runs them again.")
+        if not known.all():
+            missing = done[~known]
+            reasons = few(sorted(set(missing["fid_reason"].dropna())), MAX_VALUES, "; ")
+            because = f" ({reasons})" if reasons else ""
+            parts.append(f"{len(missing)} of {len(done)} cells lack {judged}{because}.")
+    with_it = done[done["fid_train"].notna()] if "fid_train" in done else done[:0]
+    sizes = sorted(with_it["eval_fid_n"].unique()) if len(with_it) else []
+    if len(sizes) > 1:
+        numbers = few([f"{size:,.0f}" for size in sizes], MAX_VALUES, ", ")
+        parts.append(f"fid_train is not comparable: it is of {numbers} samples.")
+    if 0 < len(with_it) < len(done):
+        parts.append(f"{len(done) - len(with_it)} of {len(done)} cells lack fid_train.")
     return " ".join(parts)
 
 

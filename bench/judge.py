@@ -9,13 +9,13 @@ from torch import Tensor
 from bench.evaluate import Evaluation
 from bench.features import FeatureSets
 from bench.features.build import Pixels, Views
+from bench.features.inception import FidError
 from bench.metrics import fid_train
-from bench.metrics.distances import moments_of
 from datasets import Distribution, Task
 from datasets.base import Empirical
 
-FID_BLOCK = 4096
-"""Images whose features are in memory at a time, 32 MB of them."""
+FID_NUMBERS = 2**24
+"""Numbers of the images that are seen through Inception at a time: 64 MB, and some copies."""
 
 
 def views_of(
@@ -61,27 +61,46 @@ def with_samples(data: Evaluation, samples: Tensor, views: Views | None) -> Eval
     return dataclasses.replace(data, samples=samples, features=features)
 
 
+def fid_block(dim: int) -> int:
+    """Images of ``dim`` numbers that are seen through Inception at a time."""
+    return max(1, FID_NUMBERS // dim)
+
+
 def fid_to_training_set(
-    fresh: Iterable[Tensor], held_out: Tensor, target: Distribution, views: Views
+    fresh: Iterable[Tensor], target: Distribution, views: Views
 ) -> dict[str, float]:
-    """``fid_train`` and its floor; nothing without Inception or without a training set.
+    """``fid_train``, and that of all test images; nothing without Inception or a training set.
 
     Args:
         fresh: blocks of samples (k, D), drawn only where they are needed.
-        held_out: real samples that are not of the training set, (m, D).
         target: the data set.
         views: its feature maps.
+
+    Raises:
+        FidError: samples that are not finite, or fewer than two images of a kind.
     """
     inception = views.inception
     if inception is None or not isinstance(target, Empirical):
         return {}
 
-    def train() -> Iterator[Tensor]:
-        return map(views.pixels, target.training_blocks(FID_BLOCK))
+    size = fid_block(target.dim)
 
-    whole = inception.reference_moments(train)
-    found = inception.moments(map(views.pixels, fresh))
-    real = moments_of(inception.reference(views.pixels(held_out)))
+    def train() -> Iterator[Tensor]:
+        return map(views.pixels, target.training_blocks(size))
+
+    def test() -> Iterator[Tensor]:
+        return map(views.pixels, torch.split(target.test, size))
+
+    def finite() -> Iterator[Tensor]:
+        for samples in fresh:
+            if lost := int((~samples.isfinite()).any(1).sum()):
+                raise FidError(f"fid_train: {lost} of {len(samples)} samples are not finite")
+            yield views.pixels(samples)
+
+    whole, real = inception.reference_moments(train), inception.reference_moments(test)
+    found = inception.moments(finite())
+    if min(found.n, whole.n, real.n) < 2:
+        raise FidError("fid_train: one image has no covariance")
     return {"fid_train": fid_train(found, whole), "fid_train_floor": fid_train(real, whole)}
 
 

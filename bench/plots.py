@@ -192,7 +192,7 @@ def _by_number(texts: pd.Series) -> pd.Series:
     def padded(number: re.Match[str]) -> str:
         return f"{float(number[0]):030.12f}"
 
-    return texts.map(lambda text: re.sub(r"\d+(\.\d+)?(e-?\d+)?", padded, text))
+    return texts.map(lambda text: re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", padded, text))
 
 
 def _panels(

@@ -162,7 +162,8 @@ def running_cells(out: Path, since: float) -> list[dict[str, Any]]:
 def standing(state: dict[str, Any]) -> str:
     """Where one running cell stands: step, loss and time left of its training."""
     if state["stage"] != "train":
-        return str(state["stage"])
+        counted = f" {state['step']}/{state['steps']}" if state["steps"] > 1 else ""
+        return f"{state['stage']}{counted}"
     elapsed = time.time() - state["began"]
     left = elapsed * (state["steps"] / state["step"] - 1)
     return (

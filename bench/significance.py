@@ -35,6 +35,8 @@ MAX_NAMES = 6
 """Names in a line of words."""
 ROUNDING = 1e-9
 """Differences below this part of the values are rounding: an equal result, or an equal shift."""
+DRAWN = ("eval_n", "eval_draws", "eval_split")
+"""The settings of the evaluation that say which data are drawn."""
 SAME = "no significant difference"
 UNTESTED = "not tested: fewer than 2 shared seeds"
 
@@ -113,8 +115,8 @@ def name_of(method: str, setting: str) -> str:
 def data_words(results: pd.DataFrame) -> "pd.Series[str]":
     """For each row what its data have of their own, in words: ``std=0.1``.
 
-    Cells of one task and seed share data if the task's version and parameters and the settings of
-    the evaluation agree. Empty where they agree in all cells of the task. Of tasks that are not
+    Cells of one task and seed share data if the task's version and parameters and ``DRAWN``
+    agree. Empty where they agree in all cells of the task. Of tasks that are not
     registered the parameters are not known; they count as settings of the methods.
     """
     words = pd.Series("", index=results.index, dtype=object)
@@ -127,8 +129,7 @@ def data_words(results: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _data_columns(task: str, rows: pd.DataFrame) -> pd.DataFrame:
-    names = [str(name) for name in rows if str(name).startswith("eval_")]
-    columns = {name: rows[name] for name in ["task_version", *names] if name in rows}
+    columns = {name: rows[name] for name in ["task_version", *DRAWN] if name in rows}
     for name in public_fields(TASKS[task]) if task in TASKS else []:
         own = rows.get(name, pd.Series(np.nan, index=rows.index))
         prefixed = rows.get(f"task_{name}")  # where the method has a hyperparameter of that name

@@ -17,7 +17,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.records import TAKEN, is_diagnostic
 from bench.train import TrainSettings
@@ -88,6 +88,13 @@ class EvalSettings(BaseModel):
     curve: int = Field(0, ge=0, le=12)
     fid_n: int = Field(0, ge=0, le=1_000_000)
     split: Literal["test", "validation"] = "test"
+
+    @field_validator("fid_n")
+    @classmethod
+    def _has_a_covariance(cls, fid_n: int) -> int:
+        if fid_n == 1:
+            raise ValueError("one sample has no covariance; 0 for none, or 2 and more")
+        return fid_n
 
 
 SHORTHANDS = {"steps": "train.steps", "batch": "train.batch"}

@@ -7,7 +7,11 @@ from bench.search import MAX_TRIALS, Range, Sampler, points, spaces
 from bench.spec import Cell, Spec, SpecError, Variation
 
 SPLIT = "eval.split"
-QUICK: dict[str, list[Any]] = {"eval.metrics": ["main"], "eval.replicates": [0]}
+QUICK: dict[str, list[Any]] = {
+    "eval.metrics": ["main"],
+    "eval.replicates": [0],
+    "eval.fid_n": [0],
+}
 """A trial is judged by one distance; what else is measured would cost more than the training."""
 
 

@@ -1,7 +1,7 @@
 """Distributions, and tasks: a source, a target and what is known about the pair.
 
-All samples are flat float32 vectors (n, D) on the CPU, drawn from an explicit generator, so
-that the same seed gives the same data on every device; ``shape`` says what a vector is
+All samples are flat float32 vectors (n, D), drawn on the CPU from an explicit generator, so that
+the same seed gives the same data on every device; ``shape`` says what a vector is
 (an image, say).
 """
 

@@ -115,14 +115,20 @@ class Images(Empirical):
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """``n`` training images with replacement, augmented."""
-        return self.sample_on(n, rng, torch.device("cpu"))
+        return self.decode(self._drawn(n, rng))
 
     def sample_on(self, n: int, rng: torch.Generator, device: torch.device) -> Tensor:
         """The same on a device, decoded there: a quarter of the bytes to move, and no CPU time."""
+        own_units = isinstance(self.normalisation.shift, Tensor)
+        if type(self).sample is not Images.sample or own_units:
+            return super().sample_on(n, rng, device)
+        return self.decode(self._drawn(n, rng).to(device))
+
+    def _drawn(self, n: int, rng: torch.Generator) -> Tensor:
         images = self.kept[torch.randint(len(self.kept), (n,), generator=rng)]
-        if self.augment is not None:
-            images = self.augment(images.view(n, *self.shape), rng).flatten(1)
-        return self.decode(images.to(device))
+        if self.augment is None:
+            return images
+        return self.augment(images.view(n, *self.shape), rng).flatten(1)
 
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
         """The training images again and again in random orders: all as often, up to one."""

@@ -1,6 +1,5 @@
 """What every test needs: one thread, a cache of its own, no method left from another's plugin."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -23,13 +22,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache folder of this session, also for the processes that tests start."""
-    before = os.environ.get(CACHE)
-    os.environ[CACHE] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    os.environ.pop(CACHE)
-    if before is not None:
-        os.environ[CACHE] = before
+    """A cache folder of this session, also for the processes that tests start.
+
+    That of torch, too: with weights of FID every cell of images would see Inception.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(CACHE, str(tmp_path_factory.mktemp("cache")))
+        patched.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        yield
 
 
 @pytest.fixture(autouse=True)

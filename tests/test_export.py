@@ -17,6 +17,7 @@ from bench.leaderboard import leaderboard
 from bench.overall import Overall, compare_ranks
 from bench.records import results
 from bench.report import write_report
+from bench.significance import pairs
 from bench.summary import grids, terminal
 from methods import METHODS
 
@@ -353,7 +354,9 @@ def seen(hashes: list[tuple[str | None, str | None]]) -> pd.DataFrame:
     """Cells whose images were seen through these classifiers and Inception weights."""
     return results(
         [
-            record("fm", seed, metrics=w2(1.0)) | {"classifier_hash": k, "fid_weights_hash": f}
+            record("fm", seed, metrics=w2(1.0))
+            | {"classifier_hash": k, "fid_weights_hash": f}
+            | ({} if f else {"fid_reason": "none there"})
             for seed, (k, f) in enumerate(hashes)
         ]
     )
@@ -372,7 +375,7 @@ def seen(hashes: list[tuple[str | None, str | None]]) -> pd.DataFrame:
         (
             [("a", "x"), ("a", "y"), ("a", None)],
             "FID and KID are not comparable: they are of 2 different networks. 1 of 3 cells lack"
-            " FID and KID: --force runs them again.",
+            " FID and KID (none there).",
         ),
     ],
 )
@@ -381,3 +384,16 @@ def test_other_judges_are_named(hashes: list[tuple[str | None, str | None]], wor
     assert judges(rows) == words
     assert fairness(rows).endswith(words or budget(rows))
     assert words in terminal(rows)
+
+
+def test_fid_train_of_other_numbers_of_samples_is_named_and_data_are_the_same() -> None:
+    made = made_of({"fm": 1.0, "vp": 2.0, "efm": 3.0})
+    for one in made:
+        n = {"fm": 50_000, "vp": 1000, "efm": 0}[one["cell"]["method"]]
+        one["cell"]["eval"]["fid_n"] = n
+        one["metrics"] |= {"fid_train": 3.0} if n else {}
+    rows = results(made)
+    assert judges(rows[rows["method"] == "fm"]) == ""
+    assert judges(rows).startswith("fid_train is not comparable: it is of 1,000, 50,000 samples. ")
+    assert judges(rows).endswith(" cells lack fid_train.")
+    assert len(pairs(rows)) == 9  # three a task

@@ -685,12 +685,18 @@ def test_fid_is_that_of_pytorch_fid_on_stored_images(
     assert value == pytest.approx(expected, rel=1e-3)
     assert views.record.keys() == {"fid_weights_hash"}
     # By the protocol of the papers: blocks of samples, and all that is trained on.
-    law = Empirical(second.flatten(1), first[:5].flatten(1), (3, 16, 16))
-    monkeypatch.setattr(judge, "FID_BLOCK", 13)
+    law = Empirical(second.flatten(1), second.flatten(1), (3, 16, 16))
+    monkeypatch.setattr(judge, "FID_NUMBERS", 13 * 768)
     blocks = torch.split(first.flatten(1), 7)
-    found = fid_to_training_set(iter(blocks), law.train, law, views)
+    found = fid_to_training_set(iter(blocks), law, views)
     assert found["fid_train"] == pytest.approx(expected, rel=1e-3)
     assert found["fid_train_floor"] == pytest.approx(0, abs=1e-6 * expected)
+    spoiled = first.flatten(1).clone()
+    spoiled[3, 5] = math.nan
+    with pytest.raises(inception.FidError, match="1 of 30 samples are not finite"):
+        fid_to_training_set([spoiled], law, views)
+    with pytest.raises(inception.FidError, match="no covariance"):
+        fid_to_training_set([first[:1].flatten(1)], law, views)
 
 
 def test_moments_of_the_training_set_are_computed_once(
@@ -740,6 +746,19 @@ class FromImages(FewImages):
         return self.target()
 
 
+def test_what_forbids_fid_train_is_the_reason_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(*sets: object) -> dict[str, float]:
+        raise inception.FidError("fid_train: 1 of 8 samples are not finite")
+
+    monkeypatch.setattr("bench.cell.fid_to_training_set", spoiled)
+    record = cell_record(FewImages, "fm", tmp_path, **{"eval.fid_n": 8, "eval.metrics": "main"})
+    assert record["status"] == "done", record["reason"]
+    assert record["fid_reason"] == "fid_train: 1 of 8 samples are not finite"
+    assert record["metrics"]["sliced_w2"] > 0
+
+
 def test_a_run_has_the_fid_of_the_papers_on_request(
     weights: str, own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -747,8 +766,7 @@ def test_a_run_has_the_fid_of_the_papers_on_request(
         register(task)
     drawn = []
     plain = StandardNormal.sample
-    monkeypatch.setattr(judge, "FID_BLOCK", 5)
-    monkeypatch.setattr("bench.cell.FID_BLOCK", 5)
+    monkeypatch.setattr(judge, "FID_NUMBERS", 5 * 768)
     monkeypatch.setattr(
         StandardNormal, "sample", lambda law, n, rng: drawn.append(n) or plain(law, n, rng)
     )

@@ -344,8 +344,8 @@ def test_panels_stand_in_the_order_of_their_numbers(
 ) -> None:
     rows = pd.DataFrame(
         {
-            "method": ["efm", "efm", "efm", "fm", "efm"],
-            "setting": ["L=100", "L=30, sigma=0.1", "L=30, sigma=0.05", "", "L=1e-05"],
+            "method": ["efm", "efm", "efm", "efm", "fm", "efm"],
+            "setting": ["L=1e+06", "L=100", "L=30, sigma=0.1", "L=30, sigma=0.05", "", "L=1e-05"],
             "seed": 0,
         }
     )
@@ -356,7 +356,7 @@ def test_panels_stand_in_the_order_of_their_numbers(
         plots, "_panels", lambda first, out, read: (seen.extend(first["setting"]), ({}, []))[1]
     )
     assert not list(sample_figures("gaussian_to_8gaussians", rows, rows, tmp_path, print))
-    assert seen == ["L=1e-05", "L=30, sigma=0.05", "L=30, sigma=0.1", "L=100", ""]
+    assert seen == ["L=1e-05", "L=30, sigma=0.05", "L=30, sigma=0.1", "L=100", "L=1e+06", ""]
 
 
 def test_sizes_of_a_task_stand_side_by_side(coloured: Path) -> None:

@@ -529,6 +529,20 @@ def test_images_are_decoded_where_they_are_wanted(monkeypatch: pytest.MonkeyPatc
     ]
 
 
+def test_images_of_a_plugin_are_those_that_it_draws() -> None:
+    class Fours(Images):
+        def sample(self, n: int, rng: torch.Generator) -> torch.Tensor:
+            return torch.full((n, 4), 4.0)
+
+    kept = ByteImages(torch.arange(80, dtype=torch.uint8).view(20, 4), torch.arange(20))
+    law = Fours(kept, kept, (1, 2, 2), images.Normalisation(0.5, 0.2))
+    stream = Stream(law, rng(), torch.device("cpu"), "fours")
+    assert torch.equal(stream(3), torch.full((3, 4), 4.0))
+    own = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    law = Images(kept, kept, (1, 2, 2), images.Normalisation(own, own))
+    assert law.sample_on(3, rng(), torch.device("meta")).shape == (3, 4)
+
+
 def test_blocks_of_the_training_set_are_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MOST_NUMBERS", 40)  # ten images
     twenty = torch.arange(20 * 4, dtype=torch.uint8).view(20, 4)

@@ -15,7 +15,8 @@ from tests.synthetic_files import write_all
 PAPERS = ("colored_generation", "colored_translation", "cifar10")
 FEWER = {"colored_generation": "efm", "colored_translation": "fm", "cifar10": "pfgm,edm"}
 SHORT = [
-    *("--steps", "3", "--batch", "2", "--set", "eval.n=5", "--set", "train.warmup=1"),
+    *("--steps", "3", "--batch", "2", "--set", "eval.n=5", "--set", "eval.fid_n=0"),
+    *("--set", "train.warmup=1"),
     *("--set", "sample.solver=euler", "--set", "sample.solver_steps=1"),
 ]
 

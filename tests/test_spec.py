@@ -21,6 +21,7 @@ from bench.spec import (
     MAX_MESSAGE,
     SECTIONS,
     Cell,
+    EvalSettings,
     Spec,
     SpecError,
     as_list,
@@ -158,7 +159,7 @@ def other_values(annotation: Any, value: Any) -> list[Any]:
         words = [word for part in (annotation, *get_args(annotation)) for word in get_args(part)]
         words += get_args(annotation)
         return [word for word in dict.fromkeys(words) if isinstance(word, str) and word != value]
-    return [value * 2, value / 2, value + 1, value + 0.5]
+    return [value * 2, value / 2, value + 1, value + 0.5, value + 2]
 
 
 def value_of(cell: Cell, setting: str) -> Any:
@@ -626,3 +627,9 @@ def test_settings_that_the_network_of_a_task_lacks_make_no_cells() -> None:
     assert small.id == Cell.model_validate(small.model_dump()).id
     forced = cells("gaussian_to_digits", unet=["tiny", "small"], architecture=["unet"])
     assert len(forced) == 4
+
+
+def test_fid_of_one_sample_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no covariance"):
+        EvalSettings(fid_n=1)
+    assert [EvalSettings(fid_n=n).fid_n for n in (0, 2)] == [0, 2]

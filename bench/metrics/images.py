@@ -47,7 +47,7 @@ def fid(samples: Tensor, target: Tensor) -> float:
     "fid_train",
     "FID to the training set",
     "distance",
-    "the held-out images, fewer than the samples as a rule: a value may be below it",
+    "all test images, fewer than the samples as a rule: a value may be below it",
     features="moments",
 )
 def fid_train(samples: Moments, target: Moments) -> float:
