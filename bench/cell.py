@@ -182,6 +182,7 @@ def _measure(parts: Parts, place: Place) -> dict[str, Any]:
         **transport.diagnostics,
         **_diagnosed(parts, trained.model, device),
     }
+    judged, found = _judged(parts, trained.model, held_out, samples, path, place)
     shown = {
         "source": source.normalisation.undo(held_out[0]),
         "samples": target.normalisation.undo(samples),
@@ -189,8 +190,6 @@ def _measure(parts: Parts, place: Place) -> dict[str, Any]:
         "losses": trained.losses,
         **excerpts(target, samples, held_out[1], path),
     }
-    _store(place.folder, trained.model, shown)
-    judged, found = _judged(parts, trained.model, held_out, samples, path, place)
     if cell.eval.curve:
         tell("curve", 0, 1, None)
 
@@ -201,6 +200,7 @@ def _measure(parts: Parts, place: Place) -> dict[str, Any]:
         counts["curve"] = measure_curve(
             *(trained, cell.train.steps, cell.sample, cell.eval.curve, sample, judged)
         )
+    _store(place.folder, trained.model, shown)
     return {**outcome_of("done", None, **counts), **found}
 
 
