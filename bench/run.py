@@ -11,7 +11,7 @@ import contextlib
 import shlex
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.list:
             _list()
             return OK
-        spec = _spec(arguments)
+        missing = _without_files() if (arguments.tasks or "").strip() == "all" else {}
+        spec = _spec(arguments, missing)
         cells = spec.cells()
         plan = plan_of(arguments, _out(arguments), PROGRAM, *words)
         if arguments.dry_run:
+            _tell_left_out(missing)
             _dry_run(cells, plan, arguments.force)
             return OK
         with terminable():
-            return _run_and_report(Session(spec, cells, plan, arguments.force))
+            session = Session(spec, cells, plan, arguments.force)
+            _tell_left_out(missing)  # not before: a mistake is one line
+            return _run_and_report(session)
     except (SpecError, RecordError, StorageError) as error:  # nothing has been started
         tell(PROGRAM, str(error))
         return MISUSED
@@ -195,7 +199,7 @@ def _run_and_report(session: Session) -> int:
     return tell_failures(rows[rows["id"].isin([cell.id for cell in cells])], plan.out)
 
 
-def _spec(arguments: argparse.Namespace) -> Spec:
+def _spec(arguments: argparse.Namespace, left_out: Collection[str]) -> Spec:
     """Suite, then configuration file, then command line; the later goes before."""
     config = read_config(suite_path(arguments.suite))
     if arguments.config is not None:
@@ -204,9 +208,8 @@ def _spec(arguments: argparse.Namespace) -> Spec:
     if arguments.methods is not None:
         given["methods"] = chosen_names("methods", arguments.methods, METHODS)
     if arguments.tasks is not None:
-        given["tasks"] = chosen_names("tasks", arguments.tasks, TASKS)
-        if arguments.tasks.strip() == "all":
-            given["tasks"] = _with_files(given["tasks"])
+        names = chosen_names("tasks", arguments.tasks, TASKS)
+        given["tasks"] = [name for name in names if name not in left_out]
     if arguments.seeds is not None:
         given["seeds"] = parse_seeds(arguments.seeds)
         check_seeds(given["seeds"])
@@ -218,16 +221,20 @@ def _spec(arguments: argparse.Namespace) -> Spec:
     return merge(config, given)
 
 
-def _with_files(names: list[str]) -> list[str]:
-    """The tasks without those that need files of the user's which are not there."""
-    found = []
-    for name in names:
+def _without_files() -> dict[str, str]:
+    """The tasks that need files of the user's which are not there, and what must lie where."""
+    missing = {}
+    for name, task in TASKS.items():
         try:
-            TASKS[name]().check()
-            found.append(name)
+            task().check()
         except DataError as error:
-            tell(PROGRAM, f"left out: {error}")
-    return found
+            missing[name] = str(error)
+    return missing
+
+
+def _tell_left_out(missing: dict[str, str]) -> None:
+    for reason in missing.values():
+        tell(PROGRAM, f"left out: {reason}")
 
 
 def _out(arguments: argparse.Namespace) -> Path:
