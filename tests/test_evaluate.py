@@ -1,7 +1,6 @@
 """The evaluation of a cell: which metrics, against which sets, with floors and intervals."""
 
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from bench.metrics import METRICS, energy_distance, sliced_w2
 from datasets import TASKS, Distribution, Known
 from datasets.gaussians import StandardNormal
 from datasets.mixtures import Mixture
+from tests.peak import peak_kibibytes
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -217,7 +217,7 @@ def test_intervals_are_of_the_seed_and_only_on_request() -> None:
 def test_an_evaluation_takes_seconds_and_less_than_a_gigabyte(dim: int, seconds: float) -> None:
     """Of 2,000 samples, in seconds of one processor."""
     code = f"""
-import resource, time, torch
+import torch
 torch.set_num_threads(1)
 from tests.test_evaluate import cost_of_an_evaluation
 print(*cost_of_an_evaluation({dim}))
@@ -246,8 +246,7 @@ def cost_of_an_evaluation(dim: int) -> tuple[float, int]:
         source, samples, target, second, path, True, law=law, known=task.known(), train=second
     )
     assert all(applies(metric, data) for metric in METRICS.values() if metric.kind == "known")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kibibytes()
     begin = time.process_time()
     evaluate(data, 10)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return time.process_time() - begin, peak - before
+    return time.process_time() - begin, peak_kibibytes() - before
