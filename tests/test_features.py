@@ -759,6 +759,24 @@ def test_what_forbids_fid_train_is_the_reason_and_costs_nothing_else(
     assert record["metrics"]["sliced_w2"] > 0
 
 
+def test_samples_for_fid_train_are_as_many_as_asked_for_and_all_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks: list[Tensor] = []
+    monkeypatch.setattr(judge, "FID_NUMBERS", 5 * 768)
+    monkeypatch.setattr(
+        "bench.cell.fid_to_training_set", lambda fresh, *rest: blocks.extend(fresh) or {}
+    )
+    settings = {"eval.fid_n": 12, "eval.metrics": "main", "eval.n": 5}
+    record = cell_record(FewImages, "fm", tmp_path, **settings)
+    assert record["status"] == "done", record["reason"]
+    assert [len(block) for block in blocks] == [5, 5, 2]
+    with np.load(tmp_path / "samples.npz") as stored:
+        judged_on = CENTRED.apply(torch.from_numpy(stored["samples"]))
+    apart = torch.pdist(torch.cat([*blocks, judged_on]))
+    assert apart.min() > 1  # no sample twice, nor one that the other metrics have seen
+
+
 def test_a_run_has_the_fid_of_the_papers_on_request(
     weights: str, own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
