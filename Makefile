@@ -10,19 +10,19 @@ JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 bench: $(STAMP)
 	$(BIN)/python -m bench.run --methods efm,efm-exact,fm,fm-exact,pfgm,pfgm-exact --jobs $(JOBS)
 
-# Lint, types and the whole test suite. One thread a process: as many processes as cores are at work.
+# Lint, types and the fast tests. One thread a process: as many processes as cores are at work.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The bars that every method must reach, and every cell of the papers' suites, at full budget.
+# The slow tests: the bars that every method must reach, every cell of the papers' suites at full
+# budget, faults of every kind.
 quality: $(STAMP)
-	BENCH_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) \
-	  tests/test_quality.py tests/test_paper_suites.py
+	BENCH_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
 
 # A sweep of 60 cells whose workers and runner are killed, and whose disk fills up.
 chaos: $(STAMP)

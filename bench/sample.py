@@ -24,158 +24,113 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor, nn
+from torchvision.utils import make_grid, save_image
 
-from bench.cell import generator, laws, transported
-from bench.command import FAILED, INTERRUPTED, MISUSED, OK, Parser, count, tell, terminable
-from bench.excerpts import is_image
-from bench.execute import resolve_device
-from bench.folder import MODEL, RECORD, Record, StorageError, cell_folder, write_atomically, writing
-from bench.images import DPI, enlarged, montage
-from bench.leaderboard import few
-from bench.plots import scatter_figure
-from bench.plugins import load_plugin
-from bench.records import RecordError, read_record, read_records
-from bench.session import use_data_root
-from bench.slots import deal
-from bench.spec import Cell, SpecError, validated
-from bench.stored import Array, read_cell, read_model, reason_of
-from datasets import TASKS, Distribution
+from bench.analysis.words import few
+from bench.cell.context import CellContext
+from bench.cell.draws import generator
+from bench.cell.excerpts import is_image
+from bench.cell.stored import read_model, reason_of, recorded_cell
+from bench.cell.transport import transported
+from bench.command import FAILED, OK, Parser, count, entry, tell, terminable
+from bench.config.errors import SpecError, validated
+from bench.config.plugins import load_plugin
+from bench.execute.devices import assign_device, resolve_device
+from bench.execute.session import use_data_root
+from bench.report.plots.samples import scatter_figure
+from bench.report.plots.style import DPI
+from bench.store.folder import MODEL, RECORD, cell_folder, write_atomically, writing
+from bench.store.records import Record, read_record, read_records
 from datasets.base import check_samples
-from methods import METHODS, Method
 from methods.solvers import Solver
 
 PROGRAM = "bench.sample"
-SUFFIXES = (".png", ".npz")
-N = 64
-MAX_N = 1_000_000
-MAX_INPUT_BYTES = 2**32
-MAX_SHOWN = 2500
-"""Images in a picture."""
-PICTURE = 960
-"""Pixels across a picture, about; small images are enlarged to it."""
-
-
-class Model(NamedTuple):
-    """A cell that is ready to sample."""
-
-    cell: Cell
-    method: Method
-    source: Distribution
-    target: Distribution
-    network: nn.Module
-    paired: bool
-    """Whether the source is data: a translation."""
+CHOICES = ("task", "method", "seed", "cell")  # options that choose a cell
+N, MAX_N = 64, 1_000_000
+MAX_SHOWN = 2500  # images in a picture
+PICTURE = 960  # pixels across a picture, about; small images are enlarged to it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    try:
-        arguments = _parser().read(sys.argv[1:] if argv is None else argv)
-        _prepare(arguments)
-        with terminable():
-            return _run(arguments)
-    except (SpecError, RecordError, StorageError) as error:
-        tell(PROGRAM, str(error))
-        return MISUSED
-    except KeyboardInterrupt:
-        tell(PROGRAM, "interrupted")
-        return INTERRUPTED
+    return entry(PROGRAM, lambda words: _run(_parser().read(words)), argv)
 
 
+@terminable()
 def _run(arguments: argparse.Namespace) -> int:
-    device = deal(resolve_device(arguments.device), 0, torch.cuda.device_count())
-    folder = chosen_folder(arguments)
-    model = load(folder, torch.device(device))
-    solver = model.cell.sample
+    _prepare(arguments)
+    chosen = resolve_device(arguments.device)
+    device = torch.device(assign_device(chosen, 0, torch.cuda.device_count()))
+    context, network = load(chosen_folder(arguments), device)
+    cell, source, target = context.cell, context.source, context.target
+    solver = cell.sample
     if (steps := arguments.solver_steps) is not None:
         settings = solver.model_dump() | {"solver_steps": steps}
         solver = validated("sample", lambda: Solver(**settings))
-    inputs = _inputs(model, arguments)
+    inputs = _inputs(context, arguments)
     if arguments.out.suffix == ".png":
-        _check_picture(model, len(inputs))
-    samples = transport(model, inputs, solver, arguments.draw_seed)
-    if lost := int((~samples.isfinite()).any(1).sum()):
-        tell(PROGRAM, f"{lost} of {len(samples)} samples are not finite; nothing is written")
+        _check_picture(context, len(inputs))
+    # Seed 0 repeats the noise of the evaluation: from its inputs come its samples.
+    purpose = f"transport {arguments.draw_seed}" if arguments.draw_seed else "transport"
+    start = context.method.start(inputs.to(device))
+    rng = generator(cell, purpose, device)
+    ends = transported(context.method, network, start, solver, rng).end.cpu()
+    if lost := int((~ends.isfinite()).any(1).sum()):
+        tell(PROGRAM, f"{lost} of {len(ends)} samples are not finite; nothing is written")
         return FAILED
-    source, ends = model.source.normalisation.undo(inputs), model.target.normalisation.undo(samples)
+    starts = source.normalisation.undo(inputs).reshape(-1, *target.shape)
+    samples = target.normalisation.undo(ends).reshape(-1, *target.shape)
+    content = io.BytesIO()
     if arguments.out.suffix == ".npz":
-        shape = model.target.shape
-        content = io.BytesIO()
-        one, other = (rows.reshape(-1, *shape).numpy() for rows in (source, ends))
-        np.savez_compressed(content, source=one, samples=other)
-        write_atomically(arguments.out, content.getvalue())
+        np.savez_compressed(content, source=starts.numpy(), samples=samples.numpy())
+    elif is_image(target.shape):
+        _draw_images(context, starts, samples, content)
     else:
-        write_atomically(arguments.out, _picture(model, source, ends))
-    print(f"{len(ends)} samples of {model.cell.label} ({model.cell.id}): {arguments.out}")
+        _draw_dots(context, starts, samples, content)
+    write_atomically(arguments.out, content.getvalue())
+    print(f"{len(samples)} samples of {cell.label} ({cell.id}): {arguments.out}")
     return OK
 
 
-def load(folder: Path, device: torch.device) -> Model:
-    """The model of a cell, on a device.
+def load(folder: Path, device: torch.device) -> tuple[CellContext, nn.Module]:
+    """A recorded cell, and its model on a device.
 
     Raises:
-        SpecError: a cell that is not done, a model that is missing or of another cell, data that
-            are missing.
+        SpecError: a cell that is not done, a model that is missing or of another cell.
+        RecordError: a cell that the current code cannot build.
     """
     record = read_record(folder.absolute() / RECORD)
-    name = f"cell {record['id']}"
-    if record["status"] != "done":
-        reason = f" ({record['reason']})" if record.get("reason") else ""
-        raise SpecError(f"{name}: {record['status']}{reason}; it has no model to sample from")
-    words = record["cell"]
-    for kind, known in (("method", METHODS), ("task", TASKS)):
-        if words[kind] not in known:
-            named = ", ".join(record.get("plugins", {})) or "none"
-            raise SpecError(
-                f"{kind}: {words[kind]!r} is not known; the record names the plugins: {named}"
-            )
+    if record.status != "done":
+        why = f"{record.status} ({record.reason})" if record.reason else record.status
+        raise SpecError(f"cell {record.id}: {why}; it has no model to sample from")
+    context = recorded_cell(record)
     try:
-        cell = read_cell(folder.absolute())
-        method, task = cell.build_method(), cell.build_task()
-        source, target = laws(cell, task)
-        network = read_model(folder / MODEL, cell, method, source, target)
+        return context, read_model(folder / MODEL, context).to(device)
     except ValueError as error:
-        raise SpecError(f"{name}: {reason_of(error)}") from None
-    return Model(cell, method, source, target, network.to(device), not task.noise_source)
+        raise SpecError(f"cell {record.id}: {reason_of(error)}") from None
 
 
-def draw(model: Model, n: int, seed: int) -> Tensor:
-    """Fresh source samples, or at most ``n`` held-out inputs of a translation, shape (k, D)."""
-    rng = generator(model.cell, f"sample {seed}")
-    source = model.source
-    inputs = source.held_out(n, rng, "iid") if model.paired else source.sample(n, rng)
-    return check_samples(inputs, source.dim, "source")
-
-
-def transport(model: Model, inputs: Tensor, solver: Solver, seed: int = 0) -> Tensor:
-    """Where the lines of the inputs (n, D) end, shape (n, D), on the CPU; units of the task."""
-    device = next((p.device for p in model.network.state_dict().values()), torch.device("cpu"))
-    # Seed 0 repeats the noise of the evaluation: from its inputs come its samples.
-    purpose = f"transport {seed}" if seed else "transport"
-    rng = generator(model.cell, purpose, device)
-    start = model.method.start(inputs.to(device))
-    return transported(model.method, model.network, start, solver, rng).end.cpu()
-
-
-def _inputs(model: Model, arguments: argparse.Namespace) -> Tensor:
-    """The inputs that are asked for, in the units of the task."""
-    n = arguments.n
+def _inputs(context: CellContext, arguments: argparse.Namespace) -> Tensor:
+    """Inputs of the user's, fresh source samples, or held-out ones of a translation, (n, D)."""
+    wanted, source = arguments.n, context.source
     if arguments.inputs is not None:
-        inputs = read_inputs(arguments.inputs, model.source.shape)
-        if n is not None and n > len(inputs):
-            raise SpecError(f"n: {arguments.inputs} has {len(inputs)} inputs, got {n}")
-        return model.source.normalisation.apply(inputs[:n]).float()
-    inputs = draw(model, N if n is None else n, arguments.draw_seed)
-    if n is not None and len(inputs) < n:
-        tell(PROGRAM, f"{model.cell.task} has {len(inputs)} held-out inputs; all are taken")
-    return inputs
+        inputs = read_inputs(arguments.inputs, source.shape)
+        if wanted is not None and wanted > len(inputs):
+            raise SpecError(f"n: {arguments.inputs} has {len(inputs)} inputs, got {wanted}")
+        return source.normalisation.apply(inputs[:wanted]).float()
+    n, rng = wanted or N, generator(context.cell, f"sample {arguments.draw_seed}")
+    noise = context.task.noise_source
+    inputs = source.sample(n, rng) if noise else source.held_out(n, rng, "iid")
+    if wanted is not None and len(inputs) < wanted:
+        tell(PROGRAM, f"{context.task.name} has {len(inputs)} held-out inputs; all are taken")
+    return check_samples(inputs, source.dim, "source")
 
 
 def read_inputs(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -186,12 +141,10 @@ def read_inputs(path: Path, shape: tuple[int, ...]) -> Tensor:
     """
     if not path.is_file():
         raise SpecError(f"inputs: no file {str(path)!r}")
-    if path.stat().st_size > MAX_INPUT_BYTES:
-        raise SpecError(f"inputs: {str(path)!r} is larger than {MAX_INPUT_BYTES:,} bytes")
     try:
         with np.load(path, allow_pickle=False) as stored:
             array = stored["source"]
-    except Exception as error:  # zip, deflate and npy raise a dozen types on a spoiled file
+    except Exception as error:  # zip, deflate and npy raise a dozen types on a corrupt file
         raise SpecError(
             f"inputs: no array 'source' can be read from {str(path)!r} ({reason_of(error)})"
         ) from None
@@ -201,14 +154,10 @@ def read_inputs(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise SpecError(
             f"inputs: expected numbers of shape {choices}, got {array.dtype} {array.shape}"
         )
-    rows = np.ascontiguousarray(array.reshape(len(array), dim), dtype=np.float32)
-    flat = torch.from_numpy(rows)
-    if not bool(flat.isfinite().all()):
+    rows = torch.from_numpy(array.reshape(len(array), dim).astype(np.float32, order="C"))
+    if not bool(rows.isfinite().all()):
         raise SpecError("inputs: holds NaN or infinity")
-    return flat
-
-
-# Which cell
+    return rows
 
 
 def chosen_folder(arguments: argparse.Namespace) -> Path:
@@ -227,141 +176,92 @@ def chosen_folder(arguments: argparse.Namespace) -> Path:
     if not records:
         raise SpecError(f"run: expected a folder of bench.run or of a cell, got {str(run)!r}")
     for option in CHOICES:
-        wanted = getattr(arguments, option)
-        there = _values(records, option)
+        wanted, there = getattr(arguments, option), _values(records, option)
         records = [record for record in records if wanted in (None, _value(record, option))]
         if not records:
             raise SpecError(f"{option}: no cell has {wanted!r}, choose from {few(there, 20, ', ')}")
-    if len(records) > 1:  # what has failed is not meant
-        records = [record for record in records if record["status"] == "done"] or records
+    # What has failed is not meant where something else is.
+    records = [record for record in records if record.status == "done"] or records
     if len(records) > 1:
-        raise SpecError(_ambiguous(records))
-    return run if alone else cell_folder(run, str(records[0]["id"]))
-
-
-CHOICES = ("task", "method", "seed", "cell")
-"""Options that choose a cell."""
+        options = {option: _values(records, option) for option in CHOICES[:-1]}
+        words = [f"--{o} {few(values, 20, ', ')}" for o, values in options.items() if values[1:]]
+        words = words or [f"--cell {few(_named_by_settings(records), 20, ', ')}"]
+        raise SpecError(f"run: {len(records)} cells fit, choose by {'; '.join(words)}")
+    return run if alone else cell_folder(run, records[0].id)
 
 
 def _value(record: Record, option: str) -> Any:
-    return record["id"] if option == "cell" else record["cell"][option]
+    return record.id if option == "cell" else getattr(record.cell, option)
 
 
-def _values(records: list[Record], option: str) -> list[str]:
+def _values(records: Sequence[Record], option: str) -> list[str]:
     return [str(value) for value in sorted({_value(record, option) for record in records})]
 
 
-def _ambiguous(records: list[Record]) -> str:
-    """What to choose from, where several cells fit."""
-    words = []
-    for option in CHOICES[:-1]:
-        values = _values(records, option)
-        if len(values) > 1:
-            words.append(f"--{option} {few(values, 20, ', ')}")
-    if not words:
-        cells = [f"{record['id']}{_settings(record, records)}" for record in records]
-        words = [f"--cell {few(cells, 20, ', ')}"]
-    return f"run: {len(records)} cells fit, choose by {'; '.join(words)}"
+def _named_by_settings(records: Sequence[Record]) -> list[str]:
+    """The id of each cell, and the settings in which it differs from the others."""
+    settings = pd.json_normalize([record.cell.model_dump() for record in records])
+    varying = settings.loc[:, settings.nunique(dropna=False) > 1]
+    short = varying.rename(columns=lambda name: name.rpartition(".")[2]).to_dict("records")
+    words = [", ".join(f"{name}={value}" for name, value in row.items()) for row in short]
+    return [f"{record.id} ({word})" for record, word in zip(records, words, strict=True)]
 
 
-def _settings(record: Record, records: list[Record]) -> str:
-    """The settings in which a record differs from others, in brackets."""
-    flat = [
-        {
-            f"{section}.{name}": value
-            for section, part in other["cell"].items()
-            if isinstance(part, dict)
-            for name, value in part.items()
-        }
-        for other in [record, *records]
-    ]
-    own, *others = flat
-    differing = [
-        f"{name.partition('.')[2]}={value}"
-        for name, value in own.items()
-        if any(other.get(name) != value for other in others)
-    ]
-    return f" ({', '.join(differing)})" if differing else ""
-
-
-# Pictures
-
-
-def _check_picture(model: Model, n: int) -> None:
+def _check_picture(context: CellContext, n: int) -> None:
     """Raises :class:`SpecError` for what no picture shows."""
-    if is_image(model.target.shape):
+    if is_image(context.target.shape):
         if n > MAX_SHOWN:
             raise SpecError(f"n: a .png shows at most {MAX_SHOWN:,} images, got {n}; give an .npz")
-    elif model.target.dim != 2:
+    elif context.target.dim != 2:
         raise SpecError(
-            f"out: a .png is for images and two-dimensional data, and {model.cell.task} has"
-            f" D = {model.target.dim}; give a name that ends in .npz"
+            f"out: a .png is for images and two-dimensional data, and {context.task.name} has"
+            f" D = {context.target.dim}; give a name that ends in .npz"
         )
 
 
-def _picture(model: Model, source: Tensor, samples: Tensor) -> bytes:
-    """A PNG of samples (n, D) in original units."""
-    if not is_image(model.target.shape):
-        rng = generator(model.cell, "picture")
-        held_out = model.target.held_out(len(samples), rng, "low_variance")
-        target = model.target.normalisation.undo(held_out)
-        clouds = {"source": source, "target": target, "samples": samples}
-        arrays = {name: cloud.double().numpy() for name, cloud in clouds.items()}
-        figure = scatter_figure({model.cell.method: arrays}, TASKS[model.cell.task].title)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=DPI)
-        plt.close(figure)
-        return content.getvalue()
-    rng = generator(model.cell, "picture")
-    real = [model.target.normalisation.undo(model.target.held_out(N, rng, "iid"))]
-    if model.paired:
-        real.append(source)
-    span = min(float(x.min()) for x in real), max(float(x.max()) for x in real)
-    shape = model.target.shape
-    images = samples.double().numpy().reshape(-1, *shape)
-    inputs = source.double().numpy().reshape(-1, *shape) if model.paired else None
-    return png_of(image_grid(images, inputs, span))
+def _draw_dots(context: CellContext, source: Tensor, samples: Tensor, file: io.BytesIO) -> None:
+    """A PNG of samples (n, 2) beside source and target, in original units."""
+    rng, target = generator(context.cell, "picture"), context.target
+    held_out = target.normalisation.undo(target.held_out(len(samples), rng, "low_variance"))
+    clouds = {"source": source, "target": held_out, "samples": samples}
+    arrays = {name: cloud.double().numpy() for name, cloud in clouds.items()}
+    figure = scatter_figure({context.method.name: arrays}, context.task.title)
+    figure.savefig(file, format="png", dpi=DPI)
+    plt.close(figure)
 
 
-def image_grid(samples: Array, inputs: Array | None, span: tuple[float, float]) -> Array:
-    """Images (n, C, H, W), about as many rows as columns; under ``inputs`` if given.
+def _draw_images(context: CellContext, source: Tensor, samples: Tensor, file: io.BytesIO) -> None:
+    """A PNG of images (n, C, H, W) in original units, clipped to the range of real ones."""
+    rng, target = generator(context.cell, "picture"), context.target
+    inputs = None if context.task.noise_source else source
+    real = target.normalisation.undo(target.held_out(N, rng, "iid"))
+    real = real if inputs is None else torch.cat([real, inputs.flatten(1)])
+    span = float(real.min()), float(real.max())
+    save_image(image_grid(samples, inputs, span), file, format="png")
+
+
+def image_grid(samples: Tensor, inputs: Tensor | None, span: tuple[float, float]) -> Tensor:
+    """Images (n, C, H, W), about as many rows as columns; each under its input if given.
 
     Returns:
-        (height, width, 3) in [0, 1], every image enlarged by a whole number.
+        (3, height, width) in [0, 1], every image enlarged by a whole number.
     """
-    columns = math.isqrt(max(len(samples) * (1 if inputs is None else 2) - 1, 0)) + 1
-    columns = min(columns, len(samples))
-    rows = [slice(start, start + columns) for start in range(0, len(samples), columns)]
-    both = [part for part in (inputs, samples) if part is not None]
-    pieces = []
-    for row in rows:
-        for part in both:
-            pieces += [montage(part[row], columns, span)]
-            pieces += [np.ones((1, pieces[0].shape[1], 3))]
-        pieces += [pieces[-1]] * 2 * (len(both) - 1)  # a wider gap between pairs
-    image = np.concatenate(pieces[: 1 - 2 * len(both)])
-    return enlarged(image, max(1, min(8, PICTURE // image.shape[1])))
-
-
-def png_of(image: Array) -> bytes:
-    """An image (H, W, 3) in [0, 1] as a PNG."""
-    content = io.BytesIO()
-    Image.fromarray(np.round(255 * image).astype(np.uint8)).save(content, format="PNG")
-    return content.getvalue()
-
-
-# The command line
+    n, tiles, gap = len(samples), samples, 1
+    if inputs is not None:  # a white line between the two, a wider gap between pairs
+        line = torch.full_like(samples[:, :, :1], span[1])
+        n, tiles, gap = 2 * n, torch.cat([inputs, line, samples], dim=2), 3
+    if tiles.shape[1] != 3:
+        tiles = tiles.mean(1, keepdim=True)
+    columns = math.isqrt(n - 1) + 1
+    image: Tensor = make_grid(tiles, columns, gap, normalize=True, value_range=span, pad_value=1.0)
+    times = max(1, min(8, PICTURE // image.shape[2]))
+    return image.repeat_interleave(times, 1).repeat_interleave(times, 2)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    """Checks what can be checked at once, and loads plugins.
-
-    Raises:
-        SpecError: a value that cannot be used.
-        StorageError: a folder that cannot be written.
-    """
+    """Refuses at once what cannot be used, and loads plug-ins."""
     out: Path = arguments.out
-    if out.suffix not in SUFFIXES:
+    if out.suffix not in (".png", ".npz"):
         raise SpecError(f"out: expected a name that ends in .png or .npz, got {str(out)!r}")
     with writing(out):
         if out.is_dir():
@@ -371,7 +271,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     if arguments.n is not None and not 1 <= arguments.n <= MAX_N:
         raise SpecError(f"n: must be a number from 1 to {MAX_N}, got {arguments.n}")
     use_data_root(arguments.data_root)
-    for plugin in arguments.plugin:
+    for plugin in arguments.plugins:
         load_plugin(plugin)
 
 
@@ -389,8 +289,8 @@ def _parser() -> Parser:
     add("--draw-seed", type=count, default=0, metavar="N", help="of the fresh draws; default 0")
     add("--solver-steps", type=count, metavar="N", help="in place of the cell's own")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--plugin", action="append", default=[], metavar="FILE.py", help="your method or task")
     add("--data-root", metavar="DIR", help="where data sets of yours lie, see README")
+    parser.add_plugins()
     return parser
 
 

@@ -1,26 +1,42 @@
 """Distributions, and tasks: a source, a target and what is known about the pair.
 
 All samples are flat float32 vectors (n, D), drawn on the CPU from an explicit generator, so that
-the same seed gives the same data on every device; ``shape`` says what a vector is
-(an image, say).
+the same seed gives the same data on every device; ``shape`` says what a vector is: an image, say.
 """
 
 import copy
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-Draws = Literal["low_variance", "iid"]
-"""How evaluation samples are drawn; training samples are always independent."""
+Draws = Literal["low_variance", "iid"]  # of evaluation samples; training samples are always iid
 
-VALIDATION_SHARE = 0.25
-"""The part of a data set's training samples that tuning is judged on and does not train on."""
-VALIDATION_SEED = 0
-"""That part is the same in every run: settings are compared on it, and it is not the test part."""
+VALIDATION_SHARE, VALIDATION_SEED = 0.25, 0
+"""The part of a data set's training samples that tuning compares settings on, always the same."""
+DATA_ROOT = "BENCH_DATA_ROOT"
+"""The environment variable of the folder in which the user's data sets lie (``--data-root``)."""
+
+
+class DataError(ValueError):
+    """Files of a data set are missing or corrupt. One line that says what must lie where."""
+
+
+def digest_of(parts: Iterable[bytes | str | Tensor]) -> str:
+    """sha256 of these in their order, 64 hex digits; of tensors with shape and type."""
+    digest = sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype} {tuple(part.shape)} ".encode())
+            part = part.detach().cpu().contiguous().numpy().tobytes()
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 class Normalisation(NamedTuple):
@@ -33,19 +49,17 @@ class Normalisation(NamedTuple):
     scale: float | Tensor = 1.0
 
     def apply(self, original: Tensor) -> Tensor:
-        """From original units to the units of the task, any shape."""
+        """From original units to those of the task."""
         return (original - self.shift) / self.scale
 
     def undo(self, normalised: Tensor) -> Tensor:
-        """From the units of the task to original units, any shape."""
+        """From the units of the task to the original ones."""
         return normalised * self.scale + self.shift
 
     def record(self) -> dict[str, float | list[float]]:
         """Shift and scale as plain numbers."""
-        return {
-            name: value.tolist() if isinstance(value, Tensor) else value
-            for name, value in self._asdict().items()
-        }
+        units = self._asdict().items()
+        return {name: x.tolist() if isinstance(x, Tensor) else x for name, x in units}
 
 
 class Distribution(ABC):
@@ -56,7 +70,6 @@ class Distribution(ABC):
 
     @property
     def dim(self) -> int:
-        """D, the number of coordinates."""
         return int(torch.Size(self.shape).numel())
 
     @abstractmethod
@@ -68,10 +81,7 @@ class Distribution(ABC):
         return self.sample(n, rng).to(device)
 
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
-        """``n`` samples of the same law whose empirical measure is nearer to it, shape (n, D).
-
-        Independent samples, where a distribution knows nothing better.
-        """
+        """``n`` samples whose empirical measure is nearer to the distribution, where it can be."""
         return self.sample(n, rng)
 
     def held_out(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
@@ -87,27 +97,28 @@ class Distribution(ABC):
         return None
 
     def for_validation(self) -> Self:
-        """What tuning trains on and is judged by, sharing no sample with the tests' draws.
+        """What tuning trains and evaluates on, sharing no sample with the tests' draws.
 
-        A law is as it is: its draws never repeat, so other seeds are enough.
+        An analytic distribution is its own: its draws never repeat, so other seeds are enough.
 
         Raises:
-            TypeError: a distribution that holds out samples of its own, and does not say which
-                others are for validation.
+            TypeError: a distribution with its own ``held_out`` and no ``for_validation``.
         """
         if type(self).held_out is not Distribution.held_out:
-            raise TypeError(
-                f"{type(self).__name__} has a held_out of its own, and no for_validation"
-            )
+            name = type(self).__name__
+            raise TypeError(f"{name} has a held_out of its own, and no for_validation")
         return self
+
+    def digest(self) -> str:
+        """Hash that changes with the distribution, 16 hex digits; of 256 training samples."""
+        return digest_of([self.sample(256, torch.Generator().manual_seed(0))])[:16]
 
 
 class Empirical(Distribution):
-    """The samples of a data set, split into a training and a test part.
+    """The samples of a data set, split into a training and a test part."""
 
-    Raises:
-        ValueError: samples that are not finite or do not have the given shape.
-    """
+    train: Tensor  # (N, D)
+    test: Tensor  # (M, D)
 
     def __init__(
         self,
@@ -116,41 +127,49 @@ class Empirical(Distribution):
         shape: tuple[int, ...],
         normalisation: Normalisation = Normalisation(),
     ) -> None:
-        self.shape = shape
-        self.normalisation = normalisation
+        self.shape, self.normalisation = shape, normalisation
         self.train = normalisation.apply(check_samples(train, self.dim, "train"))
         self.test = normalisation.apply(check_samples(test, self.dim, "test"))
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The numbers of training and of test samples."""
+        return len(self.train), len(self.test)
+
+    def training_samples(self, rows: Tensor) -> Tensor:
+        """The training samples of these numbers (k,), shape (k, D)."""
+        return self.train[rows]
+
+    def test_samples(self, rows: Tensor) -> Tensor:
+        """The test samples of these numbers (k,), shape (k, D)."""
+        return self.test[rows]
+
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """``n`` training samples with replacement."""
-        return self.train[torch.randint(len(self.train), (n,), generator=rng)]
+        return self.training_samples(torch.randint(self.sizes[0], (n,), generator=rng))
 
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
         """The training samples again and again in random orders: all as often, up to one."""
-        size = len(self.train)
+        size = self.sizes[0]
         orders = [torch.randperm(size, generator=rng) for _ in range(0, n, size)]
-        return self.train[torch.cat(orders)[:n]]
+        return self.training_samples(torch.cat(orders)[:n])
 
     def held_out(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
         """A random part of the test samples, or all of them."""
-        return self.test[torch.randperm(len(self.test), generator=rng)[:n]]
+        return self.test_samples(torch.randperm(self.sizes[1], generator=rng)[:n])
 
     def second_set(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
         """A random part of the training samples: real, and disjoint from the test samples."""
-        return self.train[torch.randperm(len(self.train), generator=rng)[:n]]
+        return self.training_samples(torch.randperm(self.sizes[0], generator=rng)[:n])
 
     def training_blocks(self, size: int) -> Iterator[Tensor]:
         """All training samples in their order, ``size`` at a time, each (k, D)."""
-        yield from torch.split(self.train, size)
+        return map(self.training_samples, torch.split(torch.arange(self.sizes[0]), size))
 
     def for_validation(self) -> Self:
-        """The training samples alone, split again; the test samples are not in it.
+        """The training samples alone, split again: ``VALIDATION_SHARE`` of them are the test part.
 
-        ``VALIDATION_SHARE`` of them take the place of the test samples, the others train. Equal
-        samples stay on one side. Units are those of the whole training part.
-
-        Raises:
-            ValueError: training samples that are all equal.
+        Equal samples stay on one side. Units are those of the whole training part.
         """
         unique: Any = torch.unique  # untyped in torch
         _, which = unique(self.train, dim=0, return_inverse=True)
@@ -159,15 +178,15 @@ class Empirical(Distribution):
         other.train, other.test = self.train[~held], self.train[held]
         return other
 
+    def digest(self) -> str:
+        """Hash of all samples as they are used, and of their units."""
+        return digest_of([json.dumps(self.normalisation.record()), self.train, self.test])[:16]
+
 
 def validation_part(which: Tensor) -> Tensor:
-    """Which training samples are for validation, booleans (N,).
+    """Which training samples are for validation, booleans (N,); a ValueError if all are equal.
 
-    Args:
-        which: numbers 0, 1, ... of the different samples, (N,): equal samples have equal ones.
-
-    Raises:
-        ValueError: samples that are all equal.
+    ``which`` (N,) numbers the different samples 0, 1, ...; equal samples have the same number.
     """
     different = int(which.max()) + 1
     if different < 2:
@@ -177,30 +196,25 @@ def validation_part(which: Tensor) -> Tensor:
 
 
 class Stream:
-    """Training samples one after the other: ``stream(k)`` hands out the next k.
+    """Training samples one after the other: ``stream(k)`` returns the next k, (k, D).
 
     Samples are made in blocks of a fixed size, so the sequence depends on the generator alone:
-    methods that take different numbers at a time see the same data in the same order.
-    :meth:`get_state` says where the stream stands, :meth:`set_state` puts another there.
-
-    Raises:
-        ValueError: a distribution that yields NaN or infinity.
+    methods that take different numbers at a time see the same data in the same order. NaN and
+    infinity raise a ValueError.
     """
 
     BLOCK = 8192
-    MOST_NUMBERS = 2**24
-    """Large samples come in blocks of fewer: 64 MB."""
+    MOST_NUMBERS = 2**24  # 64 MB: large samples come in blocks of fewer
 
     def __init__(
         self, distribution: Distribution, rng: torch.Generator, device: torch.device, name: str
     ) -> None:
         self.distribution, self.rng, self.device, self.name = distribution, rng, device, name
         self.block = max(1, min(self.BLOCK, self.MOST_NUMBERS // distribution.dim))
-        self.before: Tensor | None = None  # the state of the generator, of the last block
+        self.before = rng.get_state()  # of the last block
         self.rest = torch.empty(0, distribution.dim, device=device)
 
     def __call__(self, k: int) -> Tensor:
-        """The next ``k`` samples, shape (k, D)."""
         blocks, held = [self.rest], len(self.rest)
         while held < k:
             blocks.append(self._next())
@@ -215,29 +229,23 @@ class Stream:
         return check_samples(block, self.distribution.dim, self.name)
 
     def get_state(self) -> Tensor:
-        """Where the stream stands: its generator before the last block, and what is left of it."""
-        drawn = self.before is not None
-        left = torch.tensor([len(self.rest) if drawn else -1], dtype=torch.int64)
-        state = self.rng.get_state() if self.before is None else self.before
-        return torch.cat([state, left.view(torch.uint8)])
+        """The position: the generator before the last block, and how much of that block is left."""
+        left = len(self.rest) or -1  # nothing: the generator as it stands
+        state = self.rng.get_state() if left < 0 else self.before
+        return torch.cat([state, torch.tensor([left]).view(torch.uint8)])
 
     def set_state(self, state: Tensor) -> None:
-        """Goes on as the stream did whose state this is."""
+        """Continues from the position of the stream whose state this is."""
         left = int(state[-8:].clone().view(torch.int64))
         self.rng.set_state(state[:-8].clone())
-        if left < 0:  # nothing was drawn
-            self.before, self.rest = None, self.rest[:0]
-            return
-        block = self._next()
-        self.rest = block[len(block) - left :]
+        self.rest = self.rest[:0]
+        if left >= 0:
+            block = self._next()
+            self.rest = block[len(block) - left :]
 
 
 def check_samples(samples: Tensor, dim: int, name: str) -> Tensor:
-    """``samples`` as float32, if they are finite and of shape (n, dim).
-
-    Raises:
-        ValueError: otherwise, naming the argument.
-    """
+    """``samples`` as float32; a ValueError names them if they are not finite or not (n, dim)."""
     if samples.ndim != 2 or samples.shape[1] != dim or not len(samples):
         raise ValueError(f"{name} must have shape (n, {dim}), n > 0, got {tuple(samples.shape)}")
     samples = samples.float()
@@ -247,42 +255,49 @@ def check_samples(samples: Tensor, dim: int, name: str) -> Tensor:
     return samples
 
 
-class DataError(ValueError):
-    """Files of a data set are missing or spoiled. One line that says what must lie where."""
+class Split(NamedTuple):
+    """Samples in original units (n, ...) and labels (n,) of the training and of the test part."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Split":
+        """A function of the samples of both parts, with the same labels."""
+        return self._replace(train=function(self.train), test=function(self.test))
 
 
-DATA_ROOT = "BENCH_DATA_ROOT"
-"""The environment variable of the folder in which the user's data sets lie (``--data-root``)."""
+def halves(samples: Any, labels: Any) -> Split:
+    """Half of the samples of each label for training, half for the test, always the same."""
+    train, test, train_labels, test_labels = map(
+        torch.from_numpy,
+        train_test_split(samples, labels, test_size=0.5, random_state=0, stratify=labels),
+    )
+    return Split(train, train_labels, test, test_labels)
 
 
 class Labelled(NamedTuple):
-    """Labelled samples in the units of a task: a classifier of them sees what metrics ask for."""
+    """Labelled samples in the units of a task, for the classifier that metrics of images use."""
 
-    train: Tensor  # (N, D), of no use for the test part of the task
+    train: Tensor  # (N, D), none of them a test sample of the task
     train_labels: Tensor  # (N,) int64, from 0 to classes - 1
     test: Tensor  # (M, D)
     test_labels: Tensor  # (M,)
-    names: tuple[str, ...]
-    """The classes in words, as many as there are."""
-    wanted: tuple[int, ...]
-    """The classes that the target of the task consists of."""
+    names: tuple[str, ...]  # the classes in words, as many as there are
+    wanted: tuple[int, ...]  # the classes that the target of the task consists of
 
 
-Map = Callable[[Tensor], Tensor]
-"""``map(x (B, D))``: images (B, D)."""
+Map = Callable[[Tensor], Tensor]  # from x (B, D) to (B, D)
 
 
 class Known(NamedTuple):
     """What is known exactly of a source P and a target Q."""
 
-    optimal_cost: float
-    """min over couplings of E|x - y|^2, units of the data squared."""
-    optimal_map: Map
-    """T with T#P = Q and E|x - T(x)|^2 = ``optimal_cost``."""
-    flow_map: Map | None = None
-    """The map of Flow Matching with independent pairs and sigma = 0."""
-    flow_cost: float | None = None
-    """E|x - T(x)|^2 of that map."""
+    optimal_cost: float  # min over couplings of E|x - y|^2, units of the data squared
+    optimal_map: Map  # T with T#P = Q and E|x - T(x)|^2 = optimal_cost
+    flow_map: Map | None = None  # T of Flow Matching with independent pairs and sigma = 0
+    flow_cost: float | None = None  # E|x - T(x)|^2 of that map
 
 
 class Task(BaseModel, ABC):
@@ -292,14 +307,10 @@ class Task(BaseModel, ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    version: ClassVar[int] = 1
-    """Raised when the data of the task change, so that old records are not mixed with new."""
-    dim: ClassVar[int]
-    """D with the default parameters; with others it is that of the source and the target."""
-    noise_source: ClassVar[bool]
-    """Whether the source is N(0, I)."""
-    user_files: ClassVar[bool] = False
-    """Whether the task reads files that the user has to supply, also with its defaults."""
+    version: ClassVar[int] = 1  # raised when the data of the task change, for old records' sake
+    dim: ClassVar[int]  # D with the default parameters; with others that of source and target
+    noise_source: ClassVar[bool] = False  # whether the source is N(0, I)
+    user_files: ClassVar[bool] = False  # whether the defaults read files of the user's
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -323,25 +334,32 @@ class Task(BaseModel, ABC):
         return None
 
     def check(self) -> None:
-        """Looks whether the files are there that the task needs, without reading them all.
-
-        Raises:
-            DataError: they are not, or hold something else.
-        """
+        """Raises DataError if files that the task needs are missing; does not read them all."""
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters by name."""
         return self.model_dump(mode="json")
 
+    def digest(self) -> str:
+        """Hash of all that a cell gets from the task, 16 hex digits: another one, other results.
 
-TASKS: dict[str, type[Task]] = {}
-"""Every task by its name."""
+        Of name, version, parameters, source, target and labels. A data set is read for it, so it
+        may raise :class:`DataError`.
+        """
+        named = f"{self.name} {self.version} {json.dumps(self.parameters(), sort_keys=True)} "
+        both = self.source().digest() + self.target().digest()
+        return digest_of([named, both, *self._labels()])[:16]
 
+    def _labels(self) -> list[Tensor]:
+        labelled = self.labelled()
+        return [] if labelled is None else [labelled.train_labels, labelled.test_labels]
+
+
+TASKS: dict[str, type[Task]] = {}  # every task by its name
 T = TypeVar("T", bound=type[Task])
 
 
 def register(task: T) -> T:
-    """Class decorator: makes a task known under its ``name``."""
+    """Class decorator: adds a task to ``TASKS`` under its ``name``."""
     if TASKS.setdefault(task.name, task) is not task:
         raise ValueError(f"a task named {task.name!r} is registered already")
     return task

@@ -1,11 +1,11 @@
-"""Normal laws, and tasks between two of them, where all that a benchmark measures is known.
+"""Normal distributions, and tasks between two of them, where all that is measured is known.
 
 The covariances S_0 and S_1 do not commute: with common axes Flow Matching would be optimal
 transport, and nothing could tell the two apart.
 """
 
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +14,7 @@ from scipy.integrate import solve_ivp
 from scipy.stats import ortho_group
 from torch import Tensor
 
-from datasets.base import Distribution, Known, Task, register
-
-EIGENVALUES = 0.1, 4.0
-"""The smallest and the largest variance along an axis."""
+from datasets.base import Distribution, Known, Map, Task, register
 
 Matrix = NDArray[np.float64]
 
@@ -56,19 +53,16 @@ class Gaussian(StandardNormal):
         return (super().sample(n, rng).double() @ self.root).float()
 
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
-        """Scrambled Sobol points of N(0, I), mapped likewise."""
         return (super().low_variance(n, rng).double() @ self.root).float()
 
     def score(self, x: Tensor) -> Tensor:
-        """-S^{-1} x."""
         return -(x.double() @ self.precision).to(x)
 
 
 def square_root(covariance: Matrix) -> Matrix:
     """The symmetric root S^{1/2} of a covariance; negative rounding errors count as zero."""
     values, vectors = np.linalg.eigh(covariance)
-    root: Matrix = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return root
+    return np.asarray((vectors * np.sqrt(values.clip(min=0))) @ vectors.T)
 
 
 def bures(source: Matrix, target: Matrix) -> float:
@@ -88,8 +82,7 @@ def optimal_matrix(source: Matrix, target: Matrix) -> Matrix:
     """The optimal map x -> A x: A = S_0^{-1/2} (S_0^{1/2} S_1 S_0^{1/2})^{1/2} S_0^{-1/2}."""
     root = square_root(source)
     inverse = np.linalg.inv(root)
-    matrix: Matrix = inverse @ square_root(root @ target @ root) @ inverse
-    return matrix
+    return np.asarray(inverse @ square_root(root @ target @ root) @ inverse)
 
 
 def flow_matrix(source: Matrix, target: Matrix, sigma: float = 0.0) -> Matrix:
@@ -105,12 +98,10 @@ def flow_matrix(source: Matrix, target: Matrix, sigma: float = 0.0) -> Matrix:
     def slope(t: float, flat: Matrix) -> Matrix:
         spread = (1 - t) ** 2 * source + t**2 * target + sigma**2 * np.eye(dim)
         velocity = np.linalg.solve(spread, t * target - (1 - t) * source).T  # all symmetric
-        product: Matrix = (velocity @ flat.reshape(dim, dim)).ravel()
-        return product
+        return np.asarray(velocity @ flat.reshape(dim, dim)).ravel()
 
     solution = solve_ivp(slope, (0, 1), np.eye(dim).ravel(), "DOP853", rtol=1e-10, atol=1e-12)
-    matrix: Matrix = solution.y[:, -1].reshape(dim, dim)
-    return matrix
+    return np.asarray(solution.y[:, -1]).reshape(dim, dim)
 
 
 def linear_cost(source: Matrix, matrix: Matrix) -> float:
@@ -123,10 +114,9 @@ def linear_cost(source: Matrix, matrix: Matrix) -> float:
 def covariances(dim: int) -> tuple[Matrix, Matrix]:
     """S_0 and S_1: eigenvalues .1 to 4, in geometric progression, on axes that differ.
 
-    In the plane the target is turned by 45 degrees. Above, both have axes of their own, turned at
-    random with a fixed seed.
+    In the plane the target is turned by 45 degrees; above, both are, at random with a fixed seed.
     """
-    values = np.diag(np.geomspace(*EIGENVALUES, dim))
+    values = np.diag(np.geomspace(0.1, 4.0, dim))
     if dim == 2:
         turns = [np.eye(2), np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)]
     else:
@@ -139,23 +129,26 @@ def covariances(dim: int) -> tuple[Matrix, Matrix]:
 def _known(dim: int) -> Known:
     source, target = covariances(dim)
     optimal, flow = optimal_matrix(source, target), flow_matrix(source, target)
-    return Known(
-        optimal_cost=bures(source, target),
-        optimal_map=_linear(optimal),
-        flow_map=_linear(flow),
-        flow_cost=linear_cost(source, flow),
-    )
+    cost, flow_cost = bures(source, target), linear_cost(source, flow)
+    return Known(cost, _linear(optimal), _linear(flow), flow_cost)
 
 
-def _linear(matrix: Matrix) -> Any:
+def _linear(matrix: Matrix) -> Map:
     transposed = torch.from_numpy(matrix.T.copy())
     return lambda x: (x.double() @ transposed).to(x)
 
 
+class FromNoise(Task):
+    """What the tasks from N(0, I) share."""
+
+    noise_source = True
+
+    def source(self) -> Distribution:
+        return StandardNormal(self.shape)
+
+
 class GaussianToGaussian(Task):
     """N(0, S_0) to N(0, S_1), see :func:`covariances`."""
-
-    noise_source: ClassVar[bool] = False
 
     def source(self) -> Distribution:
         return Gaussian(covariances(self.dim)[0])
@@ -171,24 +164,18 @@ class GaussianToGaussian(Task):
 class GaussianToGaussian2(GaussianToGaussian):
     """In the plane: variances .1 and 4, the target turned by 45 degrees."""
 
-    name: ClassVar[str] = "gaussian_to_gaussian_2"
-    title: ClassVar[str] = "Gaussian to Gaussian, D = 2"
-    dim: ClassVar[int] = 2
+    name, title, dim = "gaussian_to_gaussian_2", "Gaussian to Gaussian, D = 2", 2
 
 
 @register
 class GaussianToGaussian16(GaussianToGaussian):
     """D = 16, axes turned at random."""
 
-    name: ClassVar[str] = "gaussian_to_gaussian_16"
-    title: ClassVar[str] = "Gaussian to Gaussian, D = 16"
-    dim: ClassVar[int] = 16
+    name, title, dim = "gaussian_to_gaussian_16", "Gaussian to Gaussian, D = 16", 16
 
 
 @register
 class GaussianToGaussian64(GaussianToGaussian):
     """D = 64, axes turned at random."""
 
-    name: ClassVar[str] = "gaussian_to_gaussian_64"
-    title: ClassVar[str] = "Gaussian to Gaussian, D = 64"
-    dim: ClassVar[int] = 64
+    name, title, dim = "gaussian_to_gaussian_64", "Gaussian to Gaussian, D = 64", 64

@@ -1,7 +1,6 @@
-"""Mixtures of Gaussians: laws with modes that can be counted and a score that is known."""
+"""Mixtures of Gaussians: their modes can be counted, and their score is known."""
 
 from functools import cache
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,24 +10,16 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from datasets.base import Distribution, Known, Task, register
-from datasets.gaussians import StandardNormal
+from datasets.gaussians import FromNoise
 
-SEED = 0
-"""Of the modes of the 16-dimensional mixtures, the same in every run."""
 FAR = 9.0
-"""Standard deviations beyond which a normal law has no mass in double precision."""
+"""Standard deviations beyond which a Gaussian has no mass in double precision."""
 
 Array = NDArray[np.float64]
 
 
 class Mixture(Distribution):
-    """sum_k w_k N(m_k, s_k^2 I).
-
-    Args:
-        means: m_k, shape (K, D).
-        stds: s_k, shape (K,), standard deviations.
-        weights: w_k, shape (K,), of sum 1.
-    """
+    """sum_k w_k N(m_k, s_k^2 I), of means (K, D), standard deviations (K,) and weights (K,)."""
 
     def __init__(self, means: Tensor, stds: Tensor, weights: Tensor) -> None:
         self.shape = (means.shape[1],)
@@ -65,7 +56,7 @@ class Mixture(Distribution):
 
 
 def even_modes(n: int, weights: Tensor, rng: torch.Generator) -> Tensor:
-    """Mode of each of ``n`` samples in random order: floor(n w_k) each, the remainder at random.
+    """Mode of each of ``n`` samples in random order: floor(n w_k) each.
 
     The remainder goes to modes drawn without replacement, with probabilities n w_k - floor(n w_k).
     """
@@ -87,25 +78,19 @@ def mixtures(dim: int) -> tuple[Mixture, Mixture]:
     random places whose distances from the origin have root mean square 2 and 5.
     """
     places = []
-    rng = torch.Generator().manual_seed(SEED)
+    rng = torch.Generator().manual_seed(0)
     for modes, radius in ((3, 2.0), (5, 5.0)):
         angle = 2 * torch.pi * torch.arange(modes) / modes
         circle = torch.stack([angle.cos(), angle.sin()], dim=1)
         anywhere = torch.randn(modes, dim, generator=rng) / dim**0.5
         places.append(radius * (circle if dim == 2 else anywhere))
-    source = Mixture(places[0], torch.tensor([0.4, 0.6, 0.8]), torch.tensor([0.5, 0.3, 0.2]))
-    target = Mixture(
-        places[1],
-        torch.tensor([0.3, 0.4, 0.5, 0.6, 0.7]),
-        torch.tensor([0.3, 0.25, 0.2, 0.15, 0.1]),
-    )
-    return source, target
+    three = torch.tensor([[0.4, 0.6, 0.8], [0.5, 0.3, 0.2]])  # standard deviations and weights
+    five = torch.tensor([[0.3, 0.4, 0.5, 0.6, 0.7], [0.3, 0.25, 0.2, 0.15, 0.1]])
+    return Mixture(places[0], *three), Mixture(places[1], *five)
 
 
 class MixtureToMixture(Task):
     """Three modes to five, see :func:`mixtures`: data to data, with known scores."""
-
-    noise_source: ClassVar[bool] = False
 
     def source(self) -> Distribution:
         return mixtures(self.dim)[0]
@@ -118,38 +103,25 @@ class MixtureToMixture(Task):
 class MixtureToMixture2(MixtureToMixture):
     """In the plane."""
 
-    name: ClassVar[str] = "mixture_to_mixture_2"
-    title: ClassVar[str] = "Mixture to mixture, D = 2"
-    dim: ClassVar[int] = 2
+    name, title, dim = "mixture_to_mixture_2", "Mixture to mixture, D = 2", 2
 
 
 @register
 class MixtureToMixture16(MixtureToMixture):
     """D = 16."""
 
-    name: ClassVar[str] = "mixture_to_mixture_16"
-    title: ClassVar[str] = "Mixture to mixture, D = 16"
-    dim: ClassVar[int] = 16
+    name, title, dim = "mixture_to_mixture_16", "Mixture to mixture, D = 16", 16
 
 
 @register
-class GaussianToMixture1(Task):
+class GaussianToMixture1(FromNoise):
     """N(0, 1) to three modes on the line, where sorting is optimal transport."""
 
-    name: ClassVar[str] = "gaussian_to_mixture_1"
-    title: ClassVar[str] = "Gaussian to mixture, D = 1"
-    dim: ClassVar[int] = 1
-    noise_source: ClassVar[bool] = True
-
-    def source(self) -> Distribution:
-        return StandardNormal((1,))
+    name, title, dim = "gaussian_to_mixture_1", "Gaussian to mixture, D = 1", 1
 
     def target(self) -> Mixture:
-        return Mixture(
-            torch.tensor([[-2.0], [1.0], [4.0]]),
-            torch.tensor([0.4, 0.6, 0.3]),
-            torch.tensor([0.3, 0.5, 0.2]),
-        )
+        means, stds, weights = torch.tensor([[-2.0, 1.0, 4.0], [0.4, 0.6, 0.3], [0.3, 0.5, 0.2]])
+        return Mixture(means[:, None], stds, weights)
 
     def known(self) -> Known:
         return _known_on_the_line()
@@ -158,26 +130,26 @@ class GaussianToMixture1(Task):
 @cache
 def _known_on_the_line() -> Known:
     """The increasing map F_Q^{-1} o F_P, and int_0^1 (F_P^{-1} - F_Q^{-1})^2 du."""
-    law = GaussianToMixture1().target()
+    target = GaussianToMixture1().target()
 
     def optimal_map(x: Tensor) -> Tensor:
-        return torch.from_numpy(quantile(law, ndtr(x.double().numpy()))).to(x)
+        return torch.from_numpy(quantile(target, ndtr(x.double().numpy()))).to(x)
 
     def cost(x: float) -> float:
-        image = quantile(law, ndtr(np.array([x])))[0]
+        image = quantile(target, ndtr(np.array([x])))[0]
         return float((x - image) ** 2 * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi))
 
     # The map jumps from mode to mode where F_P reaches the sum of their weights.
-    jumps = ndtri(law.weights.double().cumsum(0)[:-1].numpy())
+    jumps = ndtri(target.weights.double().cumsum(0)[:-1].numpy())
     optimal_cost = quad(cost, -FAR, FAR, points=jumps, limit=500, epsabs=1e-9)[0]
     # On a line the map of a flow is increasing, and there is one such map: FM's is the optimal one.
     return Known(optimal_cost, optimal_map, optimal_map, optimal_cost)
 
 
-def quantile(law: Mixture, probability: Array) -> Array:
+def quantile(mixture: Mixture, probability: Array) -> Array:
     """F^{-1} of a mixture on the line, by bisection; the shape of ``probability``."""
-    means, stds = law.means[:, 0].double().numpy(), law.stds.double().numpy()
-    weights = law.weights.double().numpy()
+    means, stds = mixture.means[:, 0].double().numpy(), mixture.stds.double().numpy()
+    weights = mixture.weights.double().numpy()
     weights = weights / weights.sum()
     low = np.full(probability.shape, (means - FAR * stds).min())
     high = np.full(probability.shape, (means + FAR * stds).max())
@@ -185,5 +157,4 @@ def quantile(law: Mixture, probability: Array) -> Array:
         middle = (low + high) / 2
         below = ndtr((middle[..., None] - means) / stds) @ weights < probability
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    found: Array = (low + high) / 2
-    return found
+    return np.asarray((low + high) / 2)

@@ -4,7 +4,6 @@ Training and test patches come from different vertical strips, in turn: no pixel
 """
 
 from functools import cache
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,28 +11,19 @@ from pydantic import Field
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from datasets.base import Distribution, Labelled, Task, register
-from datasets.gaussians import StandardNormal
-from datasets.images import Bytes, ImageSet
+from datasets.base import Split, register
+from datasets.gaussians import FromNoise
+from datasets.images import ImageSet, SizedTask
 
 PHOTOGRAPHS = "china", "flower"
-STRIP = 64
-"""Width of a strip: the photographs have ten."""
-PATCHES = 2000
-"""Patches of each photograph and part; none is at the place of another."""
-PLACE_SEED = 0
-"""They lie at the same places in every run."""
+STRIP = 64  # columns: the photographs have ten strips
+PATCHES = 2000  # of each photograph and part; none is at the place of another
 
 
 def places(height: int, width: int, size: int, part: int, rng: torch.Generator) -> Tensor:
     """Upper left corners (row, column) of patches inside the strips of a part, (PATCHES, 2).
 
-    Args:
-        height: of the photograph.
-        width: of the photograph.
-        size: of a patch.
-        part: 0 for training, 1 for test: the strips with even, or with odd numbers.
-        rng: chooses the places.
+    Part 0, for training, has the strips of even numbers, and part 1, for the test, the others.
     """
     columns = torch.arange(width - size + 1)
     first, last = columns // STRIP, (columns + size - 1) // STRIP
@@ -43,71 +33,44 @@ def places(height: int, width: int, size: int, part: int, rng: torch.Generator) 
     return torch.stack([chosen // len(columns), columns[chosen % len(columns)]], dim=1)
 
 
-def _cut(photograph: Bytes, corners: Tensor, size: int) -> Tensor:
-    """The patches (n, 3 * size * size) at corners (n, 2)."""
-    windows = np.lib.stride_tricks.sliding_window_view(photograph, (size, size), axis=(0, 1))
-    row, column = corners.numpy().T
-    return torch.from_numpy(windows[row, column]).flatten(1)
-
-
 @cache
 def patches(size: int) -> ImageSet:
     """The patches of both photographs."""
-    rng = torch.Generator().manual_seed(PLACE_SEED)
+    rng = torch.Generator().manual_seed(0)  # the same places in every run
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     for name in PHOTOGRAPHS:
         photograph = load_sample_image(f"{name}.jpg")
+        height, width, _ = photograph.shape
+        windows = np.lib.stride_tricks.sliding_window_view(photograph, (size, size), axis=(0, 1))
         for part in (0, 1):
-            corners = places(photograph.shape[0], photograph.shape[1], size, part, rng)
-            parts[part].append(_cut(photograph, corners, size))
+            rows, columns = places(height, width, size, part, rng).numpy().T
+            parts[part].append(torch.from_numpy(windows[rows, columns]).flatten(1))
     labels = torch.arange(len(PHOTOGRAPHS)).repeat_interleave(PATCHES)
     train, test = (torch.cat(part) for part in parts)
-    return ImageSet((3, size, size), train, labels, test, labels, PHOTOGRAPHS)
+    return ImageSet((3, size, size), Split(train, labels, test, labels), PHOTOGRAPHS)
 
 
-class Patches(Task):
-    """What the tasks have in common."""
+class Patches(SizedTask):
+    """What the tasks share."""
 
+    dim = 3 * 32 * 32
     size: int = Field(32, ge=8, le=STRIP // 2, multiple_of=4)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (3, self.size, self.size)
+    def images(self) -> ImageSet:
+        return patches(self.size)
 
 
 @register
-class GaussianToPatches(Patches):
+class GaussianToPatches(FromNoise, Patches):
     """N(0, I) to patches of both photographs."""
 
-    name: ClassVar[str] = "gaussian_to_patches"
-    title: ClassVar[str] = "Gaussian to colour patches"
-    dim: ClassVar[int] = 3 * 32 * 32
-    noise_source: ClassVar[bool] = True
-
-    def source(self) -> Distribution:
-        return StandardNormal(self.shape)
-
-    def target(self) -> Distribution:
-        return patches(self.size).law()
-
-    def labelled(self) -> Labelled:
-        return patches(self.size).labelled((0, 1))
+    name, title = "gaussian_to_patches", "Gaussian to colour patches"
+    target_classes = (0, 1)
 
 
 @register
 class PatchesAToB(Patches):
     """Patches of the temple to patches of the flower."""
 
-    name: ClassVar[str] = "patches_a_to_b"
-    title: ClassVar[str] = "Patches, temple to flower"
-    dim: ClassVar[int] = 3 * 32 * 32
-    noise_source: ClassVar[bool] = False
-
-    def source(self) -> Distribution:
-        return patches(self.size).law((0,))
-
-    def target(self) -> Distribution:
-        return patches(self.size).law((1,))
-
-    def labelled(self) -> Labelled:
-        return patches(self.size).labelled((1,))
+    name, title = "patches_a_to_b", "Patches, temple to flower"
+    source_classes, target_classes = (0,), (1,)

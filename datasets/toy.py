@@ -1,36 +1,31 @@
-"""Two-dimensional tasks with analytic laws.
-
-The swiss roll, the moons and the S curve are those of scikit-learn, written with an explicit
-generator; tests compare them with scikit-learn's own functions.
-"""
+"""Two-dimensional tasks; roll, moons and S curve are scikit-learn's, with an explicit generator."""
 
 import math
-from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from datasets.base import Distribution, Task, register
-from datasets.gaussians import StandardNormal
+from datasets.gaussians import FromNoise
 from datasets.mixtures import Mixture
 
 
 class SwissRoll(Distribution):
-    """Columns 0 and 2 of ``sklearn.datasets.make_swiss_roll``, divided by ``divisor``.
+    """Columns 0 and 2 of ``sklearn.datasets.make_swiss_roll``, divided by 5.
 
     (t cos t, t sin t) + noise N(0, I), t ~ U(1.5 pi, 4.5 pi)
     """
 
     shape = (2,)
 
-    def __init__(self, noise: float, divisor: float = 5.0) -> None:
-        self.noise, self.divisor = noise, divisor
+    def __init__(self, noise: float) -> None:
+        self.noise = noise
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         t = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=rng))
         curve = torch.stack([t * t.cos(), t * t.sin()], dim=1)
-        return (curve + self.noise * torch.randn(n, 2, generator=rng)) / self.divisor
+        return (curve + self.noise * torch.randn(n, 2, generator=rng)) / 5.0
 
 
 class EightGaussians(Mixture):
@@ -45,15 +40,13 @@ class EightGaussians(Mixture):
         return self.around(torch.randint(8, (n,), generator=rng), rng)
 
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
-        """Equal counts per mode."""
         return self.around(equal_counts(n, 8, rng), rng)
 
 
 class Moons(Distribution):
-    """The law of ``sklearn.datasets.make_moons``, times 3 minus 1.
+    """``sklearn.datasets.make_moons``, times 3 minus 1.
 
-    Upper moon (cos a, sin a), lower moon (1 - cos a, 1/2 - sin a), a ~ U(0, pi), plus
-    noise N(0, I).
+    Moons (cos a, sin a) and (1 - cos a, 1/2 - sin a) + noise N(0, I), a ~ U(0, pi)
     """
 
     shape = (2,)
@@ -65,7 +58,6 @@ class Moons(Distribution):
         return self._on(torch.randint(2, (n,), generator=rng), rng)
 
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
-        """Equal counts per moon."""
         return self._on(equal_counts(n, 2, rng), rng)
 
     def _on(self, moon: Tensor, rng: torch.Generator) -> Tensor:
@@ -102,23 +94,11 @@ def equal_counts(n: int, modes: int, rng: torch.Generator) -> Tensor:
     return order[torch.arange(n) % modes][torch.randperm(n, generator=rng)]
 
 
-class FromNormal(Task):
-    """What the tasks from N(0, I) in the plane share."""
-
-    dim: ClassVar[int] = 2
-    noise_source: ClassVar[bool] = True
-
-    def source(self) -> Distribution:
-        return StandardNormal((2,))
-
-
 @register
-class GaussianToSwissRoll(FromNormal):
+class GaussianToSwissRoll(FromNoise):
     """N(0, I) to the swiss roll, the first experiment of the EFM paper."""
 
-    name: ClassVar[str] = "gaussian_to_swiss_roll"
-    title: ClassVar[str] = "Gaussian to swiss roll"
-
+    name, title, dim = "gaussian_to_swiss_roll", "Gaussian to swiss roll", 2
     noise: float = Field(0.8, ge=0)
 
     def target(self) -> Distribution:
@@ -128,8 +108,7 @@ class GaussianToSwissRoll(FromNormal):
 class ToEightGaussians(Task):
     """What the tasks with the eight Gaussians as target share."""
 
-    dim: ClassVar[int] = 2
-
+    dim = 2
     radius: float = Field(5.0, gt=0)
     std: float = Field(0.316, gt=0)
 
@@ -138,21 +117,17 @@ class ToEightGaussians(Task):
 
 
 @register
-class GaussianToEightGaussians(ToEightGaussians, FromNormal):
+class GaussianToEightGaussians(ToEightGaussians, FromNoise):
     """N(0, I) to eight Gaussians on a circle."""
 
-    name: ClassVar[str] = "gaussian_to_8gaussians"
-    title: ClassVar[str] = "Gaussian to 8 Gaussians"
+    name, title = "gaussian_to_8gaussians", "Gaussian to 8 Gaussians"
 
 
 @register
 class MoonsToEightGaussians(ToEightGaussians):
     """Two moons to eight Gaussians: data to data, where the coupling matters."""
 
-    name: ClassVar[str] = "moons_to_8gaussians"
-    title: ClassVar[str] = "Moons to 8 Gaussians"
-    noise_source: ClassVar[bool] = False
-
+    name, title = "moons_to_8gaussians", "Moons to 8 Gaussians"
     noise: float = Field(0.05, ge=0)
 
     def source(self) -> Distribution:
@@ -160,12 +135,10 @@ class MoonsToEightGaussians(ToEightGaussians):
 
 
 @register
-class GaussianToMoons(FromNormal):
+class GaussianToMoons(FromNoise):
     """N(0, I) to two moons."""
 
-    name: ClassVar[str] = "gaussian_to_moons"
-    title: ClassVar[str] = "Gaussian to moons"
-
+    name, title, dim = "gaussian_to_moons", "Gaussian to moons", 2
     noise: float = Field(0.05, ge=0)
 
     def target(self) -> Distribution:
@@ -173,12 +146,10 @@ class GaussianToMoons(FromNormal):
 
 
 @register
-class GaussianToSCurve(FromNormal):
+class GaussianToSCurve(FromNoise):
     """N(0, I) to an S-shaped curve."""
 
-    name: ClassVar[str] = "gaussian_to_s_curve"
-    title: ClassVar[str] = "Gaussian to S curve"
-
+    name, title, dim = "gaussian_to_s_curve", "Gaussian to S curve", 2
     noise: float = Field(0.05, ge=0)
 
     def target(self) -> Distribution:

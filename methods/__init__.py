@@ -8,8 +8,8 @@ import pkgutil
 
 from methods.base import METHODS, Method, Regression, Transport, register
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
 for _name in sorted(METHODS):  # whatever imports what
     METHODS[_name] = METHODS.pop(_name)
 

@@ -5,8 +5,8 @@ and a target Q ("give me k samples", flat vectors (k, D)) and says
 
 * :meth:`Method.regression`: at which points, for which scalar, a network f(x, s) is fitted to
   which target, and with which weight;
-* :meth:`Method.transport`: which ODE, built from the network, carries a source sample to a
-  target sample.
+* :meth:`Method.flow`: which equation, built from the network, carries a source sample to a target
+  sample; where that is more than one equation, :meth:`Method.transport`.
 
 A new method is one file: subclass :class:`Method`, give it a ``name``, decorate it with
 :func:`register`.
@@ -19,26 +19,19 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 import pydantic
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from methods.draws import seeded
 from methods.networks import NetworkFactory
-from methods.solvers import Solution, Solver
+from methods.solvers import Flow, Solver, Velocity
 
-Draw = Callable[[int], Tensor]
-"""``draw(k)``: k fresh samples, shape (k, D)."""
-
+Draw = Callable[[int], Tensor]  # draw(k): k fresh samples, shape (k, D)
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``field(x (B, D), z (B,))``: the unit direction (B, D+1) and log|E| (B,) up to a constant."""
 
-MODEL_SAMPLES = 4096
-"""Samples of each law that :meth:`Method.model` is given, unless the method says otherwise."""
-
-LOW_DIM = 8
-"""Up to this dimension field lines bulge far out of the data; defaults differ above it."""
-
-
-DIAGNOSTIC = "field_"
-"""How the names of diagnostics begin."""
+MODEL_SAMPLES = 4096  # of each distribution, which Method.model is given by default
+LOW_DIM = 8  # up to here field lines bulge far out of the data; defaults differ above it
+DIAGNOSTIC = "field_"  # how the names of diagnostics begin
 
 
 class Regression(NamedTuple):
@@ -57,10 +50,17 @@ class Transport(NamedTuple):
     nfe: int  # calls of the model; where lines have steps of their own, evaluations a line
     landed: Tensor  # (B,) bool: a line of the learned field reached its end
     path: Tensor | None = None  # (T+1, B, D) with path[0] the start and path[-1] the end
-    diagnostics: Mapping[str, float] = {}
-    """What became of the lines: some of the method's diagnostics, by name."""
-    heights: Tensor | None = None
-    """The z coordinate along the path, (T+1, B), where lines move in R^{D+1}."""
+    diagnostics: Mapping[str, float] = {}  # what became of the lines, by name
+    heights: Tensor | None = None  # (T+1, B): z along the path, where lines move in R^{D+1}
+
+
+class FieldPicture(NamedTuple):
+    """What a picture of a method's field needs to know."""
+
+    plate_distance: float  # L
+    behind: bool  # lines may go on behind the plates
+    offset: float  # height over the plates where lines start and end
+    exact: "Method | None"  # the untrained counterpart, to be shown beside
 
 
 class Method(BaseModel, ABC):
@@ -68,30 +68,26 @@ class Method(BaseModel, ABC):
 
     The fields carry the defaults of the paper in low dimension; :meth:`defaults` says what
     differs by task, and :meth:`create` applies both. A field whose value is ``None`` does
-    not apply with the other settings, and is no axis of a sweep.
+    not apply with the other settings (:meth:`idle`), and is no axis of a sweep.
     """
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        validate_default=True,
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
     )
 
     name: ClassVar[str]
     title: ClassVar[str]
     reference: ClassVar[str]
-    noise_only: ClassVar[bool] = False
-    """The method starts from a prior of its own, so it only maps noise to data."""
-    trained: ClassVar[bool] = True
-    """Whether there is anything to learn; without, the model has no parameters."""
+    noise_only: ClassVar[bool] = False  # it starts from a prior of its own, not from data
+    trained: ClassVar[bool] = True  # otherwise the model has no parameters
     diagnostics: ClassVar[Mapping[str, str]] = {}
-    """What the method says about its field and its lines: names, which begin with
-    ``DIAGNOSTIC``, and what they mean. They are columns of the tables; nothing is ranked by
-    them."""
+    """What the method says about its field and its lines: columns of the tables, whose names begin
+    with ``DIAGNOSTIC``, and what they mean. Nothing is ranked by them."""
     search: ClassVar[Mapping[str, str]] = {}
     """What tuning looks for unless told otherwise: hyperparameters and their ranges. ``low:high``,
     with ``:log`` evenly in the logarithm, with ``:int`` whole numbers; or words, ``a|b|c``."""
+    named_settings: ClassVar[tuple[str, ...]] = ()  # that every table names, varying or not
+    picture_settings: ClassVar[tuple[str, ...]] = ()  # that tell pictures apart; none: no picture
 
     @classmethod
     def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
@@ -100,61 +96,57 @@ class Method(BaseModel, ABC):
 
     @classmethod
     def create(cls, dim: int, noise_source: bool = True, **settings: Any) -> Self:
-        """The method for data of dimension ``dim``: given settings over the defaults.
-
-        Raises:
-            pydantic.ValidationError: an unknown hyperparameter or a value out of range.
-        """
+        """The method for data of dimension ``dim``: given settings override the defaults."""
         return cls(**{**cls.defaults(dim, noise_source), **settings})
+
+    def idle(self) -> dict[str, Any]:
+        """The settings that make no difference beside the others, and what they are then: None."""
+        return {}
+
+    def check(self) -> None:
+        """Raises a ValueError that names a setting which does not go with the others."""
+
+    @pydantic.model_validator(mode="after")
+    def _only_what_applies(self) -> Self:
+        idle = self.idle()
+        self.__dict__.update(idle)  # frozen from here on
+        for name, field in type(self).model_fields.items():
+            if name not in idle and getattr(self, name) is None and field.default is not None:
+                raise ValueError(f"{name} must have a value with the other settings, got none")
+        self.check()
+        return self
 
     def hyperparameters(self) -> dict[str, Any]:
         """All hyperparameters under their public names, in the order of declaration."""
         return self.model_dump(mode="json", by_alias=True)
 
     def skip(self, dim: int, noise_source: bool) -> str | None:
-        """Why the method cannot do a task, or None if it can.
-
-        Args:
-            dim: the data dimension of the task.
-            noise_source: whether the source is N(0, I).
-        """
+        """Why the method cannot do a task of this dimension, or None if it can."""
         if self.noise_only and not noise_source:
             return f"{self.name} generates from its own prior; it cannot start from data"
         return None
 
     @property
     def samples(self) -> int:
-        """How many training samples of each law :meth:`model` is to be given."""
+        """How many training samples of each distribution :meth:`model` is to be given."""
         return MODEL_SAMPLES
 
     @abstractmethod
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         """The network with its embedding and scaling: f(x (B, D), s (B,)) -> (B, outputs).
 
-        Args:
-            network: ``network(scalars, outputs)`` builds a network h(x, embedding of s).
-            source, target: training samples (N, D), as even as their laws can give them: for the
-                scale of inputs and outputs, or as what a closed form is made of.
+        ``network(scalars, outputs)`` builds a network h(x, embedding of s). ``source`` and
+        ``target`` are training samples (N, D): for the scale, or as what a closed form is made of.
         """
 
-    def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
-        """One training batch of ``n`` points.
-
-        Raises:
-            TypeError: the method is not trained.
-        """
+    def regression(self, source: Draw, target: Draw, n: int, rng: Generator) -> Regression:
+        """One training batch of ``n`` points; a TypeError if there is nothing to train."""
         if not self.trained:
             raise TypeError(f"{self.name} has nothing to learn")
         return next(self.batches(source, target, n, rng))
 
-    def batches(
-        self, source: Draw, target: Draw, n: int, rng: torch.Generator
-    ) -> Iterator[Regression]:
-        """Training batches of ``n`` points, without end.
-
-        A method overrides this where batches share something that is made once, otherwise
-        :meth:`regression`.
-        """
+    def batches(self, source: Draw, target: Draw, n: int, rng: Generator) -> Iterator[Regression]:
+        """Training batches of ``n`` points, without end; overridden where they share something."""
         while True:
             yield self.regression(source, target, n, rng)
 
@@ -162,31 +154,42 @@ class Method(BaseModel, ABC):
         """Where the lines of the source samples ``x0`` (B, D) start: there, unless overridden."""
         return x0
 
-    @abstractmethod
+    def flow(self, model: nn.Module) -> Flow:
+        """The equation along which :meth:`transport` carries samples, unless that is overridden."""
+        raise NotImplementedError(f"{self.name} must define flow, or a transport of its own")
+
     def transport(
         self,
         model: nn.Module,
         start: Tensor,
         solver: Solver,
         path: bool = False,
-        rng: torch.Generator | None = None,
+        rng: Generator | None = None,
     ) -> Transport:
         """Carries ``start`` (B, D) along the learned field to the target.
 
-        Args:
-            model: what :meth:`model` built, trained.
-            start: where the lines start.
-            solver: how they are integrated.
-            path: whether to keep the states on the way.
-            rng: for methods whose transport is random; without one, a generator of seed 0.
+        ``path``: keep the states on the way. Without ``rng`` randomness is that of the seed 0.
         """
+        flow, rng = self.flow(model), seeded(rng, start)
+        x0 = start if flow.first is None else flow.first(start, rng)
+        end, nfe, states, _ = solver.integrate(flow, x0, path, rng)
+        if flow.last is not None:
+            end, nfe = flow.last(end), nfe + 1
+            states = None if states is None else torch.cat([states, end[None]])
+        if flow.first is not None and states is not None:
+            states = torch.cat([start[None], states])
+        return Transport(end, nfe, end.isfinite().all(1), states)
 
     def field(self, model: nn.Module) -> Field | None:
         """The field in R^{D+1} whose lines samples follow, if the method has one."""
         return None
 
+    def picture(self, dim: int) -> FieldPicture | None:
+        """How to draw :meth:`field` for data of dimension ``dim``, if it can be drawn."""
+        return None
+
     def diagnose(self, model: nn.Module, source: Draw, target: Draw) -> dict[str, float]:
-        """Diagnostics of the trained model, by name, judged by fresh samples of both laws."""
+        """Diagnostics of the trained model, by name, from fresh samples of both distributions."""
         return {}
 
 
@@ -202,9 +205,7 @@ class ExactMethod(Method):
         return self.charges  # part of a larger set would be less even
 
 
-METHODS: dict[str, type[Method]] = {}
-"""Every method by its name."""
-
+METHODS: dict[str, type[Method]] = {}  # by name
 M = TypeVar("M", bound=type[Method])
 
 
@@ -215,25 +216,7 @@ def register(method: M) -> M:
     return method
 
 
-def seeded(rng: torch.Generator | None, like: Tensor) -> torch.Generator:
-    """``rng``, or one of seed 0 on the device of ``like``."""
-    return torch.Generator(like.device).manual_seed(0) if rng is None else rng
+def at(model: nn.Module) -> Velocity:
+    """``model`` as a function of one scalar for all points: s (), x (B, D) -> (B, outputs)."""
 
-
-def transported(solution: Solution, last: Tensor | None = None) -> Transport:
-    """The transport along a solution, and on to ``last`` (B, D) by one more evaluation if given."""
-    end, nfe, path = solution.x, solution.nfe, solution.path
-    if last is not None:
-        end, nfe = last, nfe + 1
-        path = None if path is None else torch.cat([path, last[None]])
-    return Transport(end, nfe, end.isfinite().all(1), path)
-
-
-def uniform(shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
-    """U[0, 1) draws with the device and dtype of ``like``."""
-    return torch.rand(shape, generator=rng, device=like.device, dtype=like.dtype)
-
-
-def normal(shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
-    """N(0, 1) draws with the device and dtype of ``like``."""
-    return torch.randn(shape, generator=rng, device=like.device, dtype=like.dtype)
+    return lambda s, x: model(x, s.expand(len(x)))

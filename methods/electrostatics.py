@@ -1,16 +1,13 @@
 """Exact electrostatic fields of point charges in R^{D+1}, in log space.
 
-Coulomb's law in R^n, n = D + 1, with the area S = 2 pi^{n/2} / Gamma(n/2) of the unit
-sphere: a unit charge spread evenly over N points y_i has the field
-
-    E(x~) = 1/S * 1/N * sum_i (x~ - y_i) / |x~ - y_i|^n.
-
-The weights |x~ - y_i|^{-n} leave the float range from D of about 64 (float32) or 784
-(float64) on, so everything here is a softmax: logarithms of the weights, one maximum,
-and a field handed out as a unit direction and log|E|.
+Coulomb's law in R^n, n = D + 1, with S the area of the unit sphere. The weights |x~ - y_i|^{-n}
+leave the float range from D of about 64 (float32) or 784 (float64) on, so everything here is a
+softmax: logarithms of the weights, one maximum, and a field handed out as a unit direction and
+log|E|.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,11 +20,8 @@ LOW_DIM = 8
 # one, because a batch drawn with replacement holds some charges several times; of more copies
 # than these the direction is still exact, but log|E| loses digits close to them.
 NEAREST = 8
-# About this many point-charge pairs are held at a time (2 MB in float64): larger blocks leave the
-# cache, and what they are made of is taken from the system anew each time, ten times as slow.
-BLOCK_PAIRS = 2**18
-# Points a block at least: fewer make the matrix products slow.
-MIN_ROWS = 64
+BLOCK_PAIRS = 2**18  # points x charges held at a time, 2 MB: larger blocks are ten times as slow
+MIN_ROWS = 64  # points a block at least: fewer make the matrix products slow
 
 
 class _Plate(NamedTuple):
@@ -47,57 +41,42 @@ def capacitor_field(
         \frac1N \sum_i \frac{\tilde x - (p_i, 0)}{|\tilde x - (p_i, 0)|^{D+1}}
       - \frac1M \sum_j \frac{\tilde x - (q_j, L)}{|\tilde x - (q_j, L)|^{D+1}} \Bigr]
 
-    The plates are added under one common maximum of their log-weights: scaling each plate by
-    its own would destroy the superposition. Strictly between the plates E_z > 0.
+    The plates are added under one common maximum of their log-weights: scaling each by its own
+    would destroy the superposition. Strictly between the plates E_z > 0.
 
     Args:
-        x: data coordinates of the points, shape (B, D).
-        z: plate coordinates of the points, shape (B,).
+        x, z: data and plate coordinates of the points, shapes (B, D) and (B,).
         positive: unit total charge on the plate z = 0, shape (N, D).
         negative: unit total (negative) charge on the plate z = L, shape (M, D).
         plate_distance: L > 0, in the units of x.
 
     Returns:
-        ``direction`` E/|E|, shape (B, D+1), z last, and ``log_norm`` log|E|, shape (B,), both
-        in the dtype of ``x``. On a charge |E| is infinite and the direction zero.
+        E/|E|, shape (B, D+1), z last, and log|E|, shape (B,), both in the dtype of ``x``. On a
+        charge |E| is infinite and the direction zero.
 
     Raises:
-        ValueError: shapes that do not fit, no charges, or a plate distance that is not
-            positive.
+        ValueError: shapes that do not fit, no charges, or a plate distance that is not positive.
 
     References:
-        Kolesov et al., Field Matching: an Electrostatic Paradigm to Generate and Transfer
-        Data, ICML 2025, https://arxiv.org/abs/2502.02367
+        Kolesov et al., Field Matching, ICML 2025, https://arxiv.org/abs/2502.02367
     """
     if not (math.isfinite(plate_distance) and plate_distance > 0):
         raise ValueError(f"plate_distance must be positive and finite, got {plate_distance}")
-    source = _plate_field(x, z, positive, "positive")
+    source = _unit_plate(x, z, positive, "positive")
     # In double: at L = 500 a rounded distance to the plate is a wrong direction at D = 12288.
-    target = _plate_field(x, z.double() - plate_distance, negative, "negative")
-    fields = [_direction_and_norm(plate.field, plate.log_scale) for plate in (source, target)]
-    direction, log_norm = superpose(fields[0], fields[1])
+    target = _unit_plate(x, z.double() - plate_distance, negative, "negative")
+    direction, log_norm = superpose(source, target)
     return direction.to(x.dtype), log_norm.to(x.dtype)
 
 
 def superpose(
     positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The field of a positive plate minus that of a plate of the same charge.
-
-    Args:
-        positive, negative: direction (B, D+1) and log-norm (B,) of the field of either plate, as
-            :func:`poisson_field` gives them.
-
-    Returns:
-        Direction and log-norm of the difference; where a log-norm is infinite, zero and infinite.
-    """
+    """The field of one plate minus that of another: all three as of :func:`poisson_field`."""
     log_scale = torch.maximum(positive[1], negative[1])
     field = positive[0] * _ratio(positive[1], log_scale)
     field = field - negative[0] * _ratio(negative[1], log_scale)
-    norm = torch.linalg.vector_norm(field, dim=1)
-    direction = field / norm.clamp_min(torch.finfo(field.dtype).tiny)[:, None]
-    log_norm = (log_scale + norm.log()).masked_fill(torch.isinf(log_scale), math.inf)
-    return direction, log_norm
+    return _direction_and_norm(field, log_scale)
 
 
 def poisson_field(x: Tensor, z: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,23 +85,13 @@ def poisson_field(x: Tensor, z: Tensor, charges: Tensor) -> tuple[Tensor, Tensor
     .. math:: E(\tilde x) = \frac1{S N} \sum_i
               \frac{\tilde x - (y_i, 0)}{|\tilde x - (y_i, 0)|^{D+1}}
 
-    Args:
-        x: data coordinates of the points, shape (B, D).
-        z: augmented coordinates of the points, shape (B,).
-        charges: unit total charge on z = 0, shape (N, D).
-
-    Returns:
-        As :func:`capacitor_field`.
-
-    Raises:
-        ValueError: shapes that do not fit, or no charges.
+    The ``charges`` (N, D) have unit total charge. Points, results and errors are those of
+    :func:`capacitor_field`.
 
     References:
-        Xu et al., Poisson Flow Generative Models, NeurIPS 2022,
-        https://arxiv.org/abs/2209.11178
+        Xu et al., Poisson Flow Generative Models, NeurIPS 2022, https://arxiv.org/abs/2209.11178
     """
-    plate = _plate_field(x, z, charges, "charges")
-    direction, log_norm = _direction_and_norm(plate.field, plate.log_scale)
+    direction, log_norm = _unit_plate(x, z, charges, "charges")
     return direction.to(x.dtype), log_norm.to(x.dtype)
 
 
@@ -132,25 +101,33 @@ def mean_displacement(x: Tensor, z: Tensor, charges: Tensor) -> Tensor:
     .. math:: \sum_i w_i (\tilde x - (y_i, 0)), \quad
               w_i \propto |\tilde x - (y_i, 0)|^{-(D+1)}, \quad \sum_i w_i = 1
 
-    Parallel to :func:`poisson_field`; its z component is z, so E_x / E_z = (x - sum_i w_i y_i) / z.
-
-    Args:
-        x: data coordinates of the points, shape (B, D).
-        z: augmented coordinates of the points, shape (B,).
-        charges: the charges on z = 0, shape (N, D).
-
-    Returns:
-        The weighted mean, shape (B, D+1), in the dtype of ``x``; zero on a charge.
-
-    Raises:
-        ValueError: shapes that do not fit, or no charges.
-
-    References:
-        Xu et al., Poisson Flow Generative Models, NeurIPS 2022, eq. 5.
+    Shape (B, D+1), zero on a charge; all else is as in :func:`poisson_field` (eq. 5 of its source).
+    Its z component is z, so E_x / E_z = (x - sum_i w_i y_i) / z.
     """
     plate = _plate_field(x, z, charges, "charges")
     tiny = torch.finfo(torch.float64).tiny
     return (plate.field / plate.weight.clamp_min(tiny)[:, None]).to(x.dtype)
+
+
+def unit(field: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions (B, n) and lengths (B,) of vectors (B, n); of zero the direction is zero."""
+    norm = torch.linalg.vector_norm(field, dim=1)
+    return field / norm.clamp_min(torch.finfo(field.dtype).tiny)[:, None], norm
+
+
+def softened(u: Tensor, gamma: float, scale: float) -> Tensor:
+    """scale u / (|u| + gamma) for vectors u (B, n): of about the length ``scale`` beyond gamma."""
+    shortened: Tensor = scale * u / (torch.linalg.vector_norm(u, dim=1, keepdim=True) + gamma)
+    return shortened
+
+
+def in_blocks(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, s: Tensor, charges: int
+) -> Tensor:
+    """``function(x, s)`` for ``BLOCK_PAIRS`` pairs of a point and one of ``charges`` at a time."""
+    rows = max(1, BLOCK_PAIRS // charges)
+    blocks = zip(torch.split(x, rows), torch.split(s, rows), strict=True)
+    return torch.cat([function(*block) for block in blocks])
 
 
 def log_sphere_area(n: int) -> float:
@@ -165,31 +142,32 @@ def _ratio(log_scale: Tensor, reference: Tensor) -> Tensor:
 
 
 def _direction_and_norm(field: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    norm = torch.linalg.vector_norm(field, dim=1)
-    direction = field / norm.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-    log_norm = log_scale + norm.log() - log_sphere_area(field.shape[1])
-    log_norm = log_norm.masked_fill(torch.isinf(log_scale), math.inf)
-    return direction, log_norm
+    """E/|E| and log|E| of ``field * exp(log_scale)``: zero and infinite on a charge."""
+    direction, norm = unit(field)
+    return direction, (log_scale + norm.log()).masked_fill(torch.isinf(log_scale), math.inf)
+
+
+def _unit_plate(x: Tensor, z: Tensor, charges: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """:func:`poisson_field` in float64."""
+    plate = _plate_field(x, z, charges, name)
+    direction, log_norm = _direction_and_norm(plate.field, plate.log_scale)
+    return direction, log_norm - log_sphere_area(x.shape[1] + 1)
 
 
 def _plate_field(x: Tensor, height: Tensor, charges: Tensor, name: str) -> _Plate:
     """The field of unit ``charges`` at ``x`` (B, D), ``height`` (B,) above their plate."""
+    shapes = tuple(x.shape), tuple(height.shape), tuple(charges.shape)
     if x.ndim != 2 or height.shape != x.shape[:1]:
-        raise ValueError(
-            f"x must be (B, D) and z (B,), got {tuple(x.shape)} and {tuple(height.shape)}"
-        )
-    if charges.ndim != 2 or charges.shape[1] != x.shape[1] or not len(charges):
-        raise ValueError(
-            f"{name} must have shape (N, {x.shape[1]}) with N > 0, got {tuple(charges.shape)}"
-        )
-    by_coordinate = x.shape[1] <= LOW_DIM
+        raise ValueError(f"x must be (B, D) and z (B,), got {shapes[0]} and {shapes[1]}")
+    dim = x.shape[1]
+    if charges.ndim != 2 or charges.shape[1] != dim or not len(charges):
+        raise ValueError(f"{name} must have shape (N, {dim}) with N > 0, got {shapes[2]}")
+    by_coordinate = dim <= LOW_DIM
     sums = _sums_by_coordinate if by_coordinate else _sums_by_product
     rows = max(1 if by_coordinate else MIN_ROWS, BLOCK_PAIRS // len(charges))
     charges = charges.double()
-    blocks = [
-        sums(x_block.double(), h_block.double(), charges)
-        for x_block, h_block in zip(torch.split(x, rows), torch.split(height, rows), strict=True)
-    ]
+    pieces = zip(torch.split(x, rows), torch.split(height, rows), strict=True)
+    blocks = [sums(piece.double(), h.double(), charges) for piece, h in pieces]
     return _Plate(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
 

@@ -2,77 +2,53 @@
 
 Data are charges on the plate z = 0 of R^{D+1}. Far away their field is that of one point charge,
 so a uniform distribution on a large hemisphere flows down the field lines to the data.
-
-References:
-    Xu et al., Poisson Flow Generative Models, NeurIPS 2022, https://arxiv.org/abs/2209.11178
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy.special import betaincinv, gammaincc
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from methods.base import (
-    LOW_DIM,
-    Draw,
-    ExactMethod,
-    Method,
-    Regression,
-    Transport,
-    normal,
-    register,
-    transported,
-    uniform,
-)
-from methods.electrostatics import mean_displacement
-from methods.networks import NetworkFactory, bounded, radial_inputs
-from methods.solvers import Solver
-
-MIN_HEIGHT = 1e-3
-"""Smallest z, in standard deviations of the data, that the network tells from zero."""
+from methods.base import LOW_DIM, Draw, ExactMethod, Method, Regression, at, register
+from methods.draws import directions, normal, uniform
+from methods.electrostatics import mean_displacement, softened
+from methods.networks import NetworkFactory, Standardised, bounded, radial_inputs
+from methods.solvers import Flow
 
 
 class PoissonMethod(Method):
-    r"""What learned and exact PFGM have in common: the prior and the flow.
+    r"""The prior and the flow of PFGM.
 
     Sampling starts on z = ``z_max`` and solves dx/dt' = z E_x / E_z in t' = log z down to
     z = ``z_min``. The prior is heavy-tailed, P(R > c z_max) = 1 / sqrt(1 + c^2) at D = 2.
     """
 
+    reference: ClassVar[str] = "Xu et al., NeurIPS 2022, https://arxiv.org/abs/2209.11178"
     noise_only: ClassVar[bool] = True
 
     z_max: float = Field(40.0, gt=0)
     z_min: float = Field(1e-3, gt=0)
 
-    @model_validator(mode="after")
-    def _goes_down(self) -> Self:
+    def check(self) -> None:
         if self.z_min >= self.z_max:
             raise ValueError(f"z_min must be below z_max = {self.z_max:g}, got {self.z_min:g}")
-        return self
 
     def start(self, x0: Tensor) -> Tensor:
         """The prior on z = z_max, as a map of N(0, I)."""
         return radial_prior(x0, self.z_max, aug_dim=1)
 
-    def transport(
-        self,
-        model: nn.Module,
-        start: Tensor,
-        solver: Solver,
-        path: bool = False,
-        rng: torch.Generator | None = None,
-    ) -> Transport:
+    def flow(self, model: nn.Module) -> Flow:
+        field = at(model)
+
         def velocity(log_z: Tensor, x: Tensor) -> Tensor:
             z = log_z.exp()
-            field: Tensor = model(x, z.expand(len(x)))
-            return z * field[:, :-1] / field[:, -1:]
+            e = field(z, x)
+            return z * e[:, :-1] / e[:, -1:]
 
-        ends = math.log(self.z_max), math.log(self.z_min)
-        return transported(solver.integrate(velocity, start, *ends, path=path))
+        return Flow(velocity, math.log(self.z_max), math.log(self.z_min))
 
 
 @register
@@ -88,16 +64,13 @@ class PoissonFlow(PoissonMethod):
     Target sqrt(D) E / (|E| + gamma) with E the weighted mean of x~ - y~ over ``charges`` data
     points, weights proportional to |x~ - y~|^{-(D+1)}.
 
-    M is such that s (1 + tau)^M = 3 z_max: the training points reach beyond the prior's plate. With
-    that the growth is log-uniform in [1, 3 z_max / s] whatever tau is (.03 in the paper).
-    The prior is heavy-tailed all the same; the model (:class:`PoissonModel`) is exact far away.
-    With its mean charge y the right-hand side z E_x / E_z is x - y.
+    M is such that s (1 + tau)^M = 3 z_max: the training points reach beyond the prior's plate, and
+    the growth is log-uniform in [1, 3 z_max / s] whatever tau is (.03 in the paper).
     """
 
     name: ClassVar[str] = "pfgm"
     title: ClassVar[str] = "Poisson Flow Generative Model"
-    reference: ClassVar[str] = "Xu et al., NeurIPS 2022, https://arxiv.org/abs/2209.11178"
-    search: ClassVar[Mapping[str, str]] = {"z_max": "10:100:log", "gamma": "0.3:10:log"}
+    search: ClassVar = {"z_max": "10:100:log", "gamma": "0.3:10:log"}
 
     sigma: float = Field(0.01, gt=0)
     gamma: float = Field(5.0, ge=0)
@@ -108,22 +81,20 @@ class PoissonFlow(PoissonMethod):
         # The paper's gamma = 5 is for images, whose charges are tens of units apart.
         return {"gamma": 1.0} if dim <= LOW_DIM else {}
 
-    @model_validator(mode="after")
-    def _grows(self) -> Self:
+    def check(self) -> None:
+        super().check()
         if self.sigma >= 3 * self.z_max:
             raise ValueError(f"sigma must be below 3 z_max, got {self.sigma:g}")
-        return self
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         return PoissonModel(network, target, self.gamma)
 
-    def regression(self, source: Draw, target: Draw, n: int, rng: torch.Generator) -> Regression:
+    def regression(self, source: Draw, target: Draw, n: int, rng: Generator) -> Regression:
         charges = target(self.charges)
         own = torch.arange(n, device=charges.device) % self.charges
         x, z = perturb(charges[own], self.sigma, 3 * self.z_max / self.sigma, rng)
         field = mean_displacement(x, z, charges)
-        norm = torch.linalg.vector_norm(field, dim=1, keepdim=True)
-        return Regression(x, z, math.sqrt(x.shape[1]) * field / (norm + self.gamma))
+        return Regression(x, z, softened(field, self.gamma, math.sqrt(x.shape[1])))
 
 
 @register
@@ -132,7 +103,6 @@ class ExactPoissonFlow(ExactMethod, PoissonMethod):
 
     name: ClassVar[str] = "pfgm-exact"
     title: ClassVar[str] = "Exact field of PFGM"
-    reference: ClassVar[str] = "Xu et al., NeurIPS 2022, https://arxiv.org/abs/2209.11178"
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         return PoissonField(target[: self.charges])
@@ -143,8 +113,7 @@ class PoissonField(nn.Module):
 
     def __init__(self, charges: Tensor) -> None:
         super().__init__()
-        self.register_buffer("charges", charges)
-        self.charges: Tensor
+        self.charges = nn.Buffer(charges)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x (B, D), z (B,) -> (B, D+1)."""
@@ -154,36 +123,32 @@ class PoissonField(nn.Module):
 def radial_prior(x0: Tensor, r: float, aug_dim: int) -> Tensor:
     """The field of a charge in the origin, cut at r, as a map of N(0, I) (B, D).
 
-    R = r sqrt(B / (1 - B)), B ~ Beta(D/2, aug_dim/2), in a uniform direction: same direction,
-    quantile to quantile.
+    R = r sqrt(B / (1 - B)), B ~ Beta(D/2, aug_dim/2): same direction, quantile to quantile.
     """
     dim = x0.shape[1]
     squared = x0.double().square().sum(1)
     above = gammaincc(dim / 2, (squared / 2).cpu().numpy())  # P(chi^2_D > |x0|^2)
     rest = torch.from_numpy(betaincinv(aug_dim / 2, dim / 2, above)).to(squared)  # 1 - B
     radius = r * torch.sqrt((1 - rest) / rest)
-    prior: Tensor = (x0 * (radius / squared.sqrt())[:, None]).to(x0)
-    return prior
+    return (x0 * (radius / squared.sqrt())[:, None]).to(x0)
 
 
-def perturb(y: Tensor, sigma: float, reach: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def perturb(y: Tensor, sigma: float, reach: float, rng: Generator) -> tuple[Tensor, Tensor]:
     """Training points (x, z), z >= 0, around the charges ``y`` (B, D) of the plate z = 0.
 
     The steps of :class:`PoissonFlow` with noise ``sigma`` and (1 + tau)^M = ``reach``.
     """
     m = uniform((len(y),), y, rng)  # in units of M
     noise = sigma * normal((len(y), y.shape[1] + 1), y, rng)
-    growth = reach**m
     # Starting this near, a large step would almost only go along the plate (Appendix B.1.1).
     too_near = noise[:, -1].abs() < sigma / 2
-    growth = torch.where(too_near, reach ** (0.7 * m), growth)
-    u = normal(y.shape, y, rng)
-    u = u / torch.linalg.vector_norm(u, dim=1, keepdim=True)
+    growth = torch.where(too_near, reach ** (0.7 * m), reach**m)
+    u = directions(len(y), y.shape[1], y, rng)
     radius = torch.linalg.vector_norm(noise[:, :-1], dim=1) * growth
     return y + radius[:, None] * u, noise[:, -1].abs() * growth
 
 
-class PoissonModel(nn.Module):
+class PoissonModel(Standardised):
     r"""The learned field f(x, z) ~ sqrt(D) E / (|E| + gamma), through the mean charge.
 
     The field with normalised weights is E = (x - y, z) with y(x, z) the weighted mean of the
@@ -193,31 +158,22 @@ class PoissonModel(nn.Module):
     """
 
     def __init__(self, network: NetworkFactory, target: Tensor, gamma: float) -> None:
-        super().__init__()
-        self.gamma = gamma
-        self.dim = target.shape[1]
-        self.register_buffer("shift", target.mean(0))
-        self.register_buffer("scale", target.std(0).mean())
-        self.shift: Tensor
-        self.scale: Tensor
+        super().__init__(target)
+        self.gamma, self.dim = gamma, target.shape[1]
         self.network = network(3, self.dim, extra_inputs=self.dim)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x (B, D), z (B,) -> f (B, D+1)."""
         field = torch.cat([x - self.mean_charge(x, z), z[:, None]], dim=1)
-        norm = torch.linalg.vector_norm(field, dim=1, keepdim=True)
-        normalised: Tensor = math.sqrt(self.dim) * field / (norm + self.gamma)
-        return normalised
+        return softened(field, self.gamma, math.sqrt(self.dim))
 
     def mean_charge(self, x: Tensor, z: Tensor) -> Tensor:
         """y(x, z) = sum_i w_i y_i, shape (B, D)."""
-        v, height = (x - self.shift) / self.scale, (z / self.scale)[:, None]
+        v, height = self.standardise(x), (z / self.scale)[:, None]
         inputs, log_radius = radial_inputs(v, height)
-        embedding = torch.cat(
-            [torch.log(height + MIN_HEIGHT), log_radius, height / log_radius.exp()], dim=1
-        )
+        log_height = torch.log(height + 1e-3)  # lower is not told from zero
+        embedding = torch.cat([log_height, log_radius, height / log_radius.exp()], dim=1)
         outside = v.square().sum(1, keepdim=True) / (9 * self.dim)  # 1 at three radii
         skip = 1 / (1 + height**2 + outside**2)
         correction = torch.sqrt(1 - skip) * bounded(self.network(inputs, embedding))
-        mean: Tensor = self.shift + self.scale * (skip * v + correction)
-        return mean
+        return self.shift + self.scale * (skip * v + correction)

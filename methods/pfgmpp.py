@@ -2,34 +2,31 @@ r"""PFGM++: Poisson flow with any number of extra dimensions, between PFGM and d
 
 Data are charges on the plane r = 0 of R^{D+N}, r the length of N extra coordinates. Their field is
 that of PFGM for N = 1, and for N -> infinity with r = sigma sqrt(N) the score of diffusion.
-
-References:
-    Xu et al., PFGM++: Unlocking the Potential of Physics-Inspired Generative Models, ICML 2023,
-    https://arxiv.org/abs/2302.04265
 """
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor
 
-from methods.base import ExactMethod, normal, register
-from methods.denoising import DenoisingMethod, LearnedDenoiser, PosteriorMean
-from methods.networks import NetworkFactory
+from methods.base import register
+from methods.draws import normal
+from methods.edm import DenoisingMethod, ExactDenoiser, LearnedDenoiser
 from methods.pfgm import radial_prior
 
 ExtraDimensions = Annotated[int, Field(ge=1, le=1_000_000)] | Literal["inf"]
 
 
 class PoissonPlusMethod(DenoisingMethod):
-    r"""What learned and exact PFGM++ have in common: ``aug_dim`` = N, the prior and the flow.
+    r"""The prior and the flow of PFGM++ in ``aug_dim`` = N extra dimensions.
 
     In the noise level sigma = r / sqrt(N) field lines obey dx/dsigma = (x - D) / sigma with
     D(x, sigma) the mean of the data, weighted with (|x - y|^2 + r^2)^{-(D+N)/2}.
     """
+
+    reference: ClassVar[str] = "Xu et al., ICML 2023, https://arxiv.org/abs/2302.04265"
 
     aug_dim: ExtraDimensions = 128
 
@@ -53,23 +50,21 @@ class PoissonFlowPlus(LearnedDenoiser, PoissonPlusMethod):
     degrees of freedom.
 
     Its targets are single data points. With one or two extra dimensions their noise is
-    heavy-tailed, and learning slow: ``pfgm``, whose targets are means over batches, is the better
-    method there.
+    heavy-tailed and learning slow; ``pfgm``, whose targets are means over batches, is better there.
     """
 
     name: ClassVar[str] = "pfgmpp"
     title: ClassVar[str] = "PFGM++"
-    reference: ClassVar[str] = "Xu et al., ICML 2023, https://arxiv.org/abs/2302.04265"
-    search: ClassVar[Mapping[str, str]] = {
+    search: ClassVar = {
         "aug_dim": "8|32|128|2048|inf",
         "P_mean": "-2:0",
         "P_std": "0.8:2",
     }
 
-    def perturb(self, y: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
-        noise = sigma[:, None] * normal(y.shape, y, rng)
+    def perturb(self, y: Tensor, sigma: Tensor, rng: Generator) -> Tensor:
         if self.aug_dim == "inf":
-            return y + noise
+            return super().perturb(y, sigma, rng)
+        noise = sigma[:, None] * normal(y.shape, y, rng)
         # A chi-squared variable of N degrees of freedom is twice a gamma variable. torch's public
         # distributions take no generator.
         shape = torch.full_like(sigma, self.aug_dim / 2)
@@ -78,12 +73,8 @@ class PoissonFlowPlus(LearnedDenoiser, PoissonPlusMethod):
 
 
 @register
-class ExactPoissonFlowPlus(ExactMethod, PoissonPlusMethod):
-    """The denoiser that PFGM++ learns, of ``charges`` stored samples; nothing is trained."""
+class ExactPoissonFlowPlus(ExactDenoiser, PoissonPlusMethod):
+    """The denoiser that PFGM++ learns."""
 
     name: ClassVar[str] = "pfgmpp-exact"
     title: ClassVar[str] = "Exact field of PFGM++"
-    reference: ClassVar[str] = "Xu et al., ICML 2023, https://arxiv.org/abs/2302.04265"
-
-    def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
-        return PosteriorMean(target[: self.charges], self.freedom)

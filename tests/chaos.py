@@ -32,7 +32,7 @@ def command(out: Path, cells: int, steps: int) -> list[str]:
     """The sweep: Flow Matching on one task, a seed a cell, one thread each."""
     sweep = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", f"0-{cells - 1}"]
     budget = ["--steps", str(steps), "--set", "eval.n=64", "--jobs", "2", "--threads", "1"]
-    return [sys.executable, "-m", "bench.run", *sweep, *budget, "--out", str(out)]
+    return [sys.executable, "-m", "tests.execute.quick", *sweep, *budget, "--out", str(out)]
 
 
 def start(out: Path, cells: int, steps: int) -> "subprocess.Popen[str]":

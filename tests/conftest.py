@@ -1,14 +1,15 @@
-"""What every test needs: one thread, a cache of its own, no method left from another's plugin."""
+"""What every test needs: one thread, a cache of its own, no method left from another's plug-in."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import plugins
-from datasets import TASKS
+import bench.run
 from datasets.cache import CACHE
-from methods import METHODS
+from tests.commands import no_plugins
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +35,29 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_plugins() -> Iterator[None]:
-    """Forgets the plugins that the test has loaded."""
-    tables = METHODS, TASKS, plugins._loaded
-    before = [dict(table) for table in tables]
-    yield
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
+    """Forgets the plug-ins that the test has loaded."""
+    with no_plugins():
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a small finished run, made once: not to be written."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    bench.run(
+        methods=["efm", "fm", "pfgm"],
+        tasks=["gaussian_to_swiss_roll"],
+        seeds=[0, 1],
+        out=out,
+        steps=20,
+        batch=32,
+        threads=1,
+        **{"eval.n": 64},
+    )
+    return out
+
+
+@pytest.fixture
+def finished_run(finished_folder: Path, tmp_path: Path) -> Path:
+    """A copy of :func:`finished_folder` for one test: six cells that are done."""
+    return shutil.copytree(finished_folder, tmp_path / "finished")

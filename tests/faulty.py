@@ -34,7 +34,7 @@ def sleeping() -> None:
 
 def eating() -> None:
     while True:
-        HELD.append(bytearray(50_000_000))
+        HELD.append(bytearray(500_000_000))
         time.sleep(0.01)
 
 

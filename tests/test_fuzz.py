@@ -1,7 +1,5 @@
 """Random command lines, configuration files and calls: a plan, or one line and status 2."""
 
-import contextlib
-import io
 import os
 import re
 import tempfile
@@ -16,9 +14,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import bench.run
-from bench.spec import MAX_MESSAGE, SECTIONS, SpecError, public_fields
+from bench.config.errors import MAX_MESSAGE, SpecError
+from bench.config.settings import SECTIONS, public_fields
 from datasets import TASKS
 from methods import METHODS
+from tests.commands import run_main
 
 FUZZ = settings(
     deadline=None,
@@ -45,9 +45,9 @@ def small_grids_and_no_training() -> Iterator[None]:
     """Plans of a moderate size, so that 500 are fast; an error if anything is about to run."""
     no_run = mock.Mock(side_effect=AssertionError("the fuzz must not train"))
     with (
-        mock.patch("bench.spec.MAX_CELLS", 2000),
-        mock.patch("bench.estimate.MAX_SETTINGS", 1),
-        mock.patch("bench.session.open_executor", no_run),
+        mock.patch("bench.config.values.MAX_CELLS", 2000),
+        mock.patch("bench.execute.cost.MAX_SETTINGS", 1),
+        mock.patch("bench.execute.session.open_executor", no_run),
     ):
         yield
 
@@ -145,28 +145,10 @@ def command_lines() -> st.SearchStrategy[list[str]]:
 # ------------------------------------------------------------------------------- what comes of it
 
 
-def call(argv: Sequence[str]) -> tuple[Any, str, str]:
-    """Status, standard output and standard error of a command.
-
-    The streams encode as those of a process do: what is not UTF-8 cannot be printed.
-    """
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2)]
-    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
-        try:
-            status = bench.run.main(argv)
-        except SystemExit as stop:
-            helped = any(word.startswith(("-h", "--help")) for word in argv)
-            return (stop.code, "", "") if helped else (-1, "", f"left with status {stop.code}")
-    for stream in streams:
-        stream.flush()
-    out, err = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
-    return status, out, err
-
-
 def check(argv: Sequence[str]) -> str:
     """The command prints a plan, or one line and nothing else; says which."""
     with tempfile.TemporaryDirectory() as folder:
-        status, out, err = call(["--dry-run", "--out", f"{folder}/out", *argv])
+        status, out, err = run_main(["--dry-run", "--out", f"{folder}/out", *argv])
         assert os.listdir(folder) in ([], ["mine.toml"])  # a plan writes nothing
     if status == 2:
         assert out == ""
@@ -176,8 +158,9 @@ def check(argv: Sequence[str]) -> str:
         assert len(err) <= MAX_MESSAGE + len("bench.run: \n")
         return "refused"
     assert status == 0
-    assert all(line.startswith("bench.run: left out: ") for line in err.splitlines())
-    if not out or "--list" in argv:
+    remark = "bench.run: (left out: .*|.*, it is ignored)"
+    assert all(re.fullmatch(remark, line) for line in err.splitlines())
+    if out.startswith(("usage: ", "methods (--methods")):
         return "list or help"
     *lines, last = out.removesuffix("\n").split("\n")
     assert all(line.isprintable() for line in [*lines, last])
@@ -188,9 +171,16 @@ def check(argv: Sequence[str]) -> str:
     return "a plan"
 
 
-@settings(FUZZ, max_examples=350)
+@settings(FUZZ, max_examples=60)
 @given(command_lines())
 def test_random_command_lines(argv: list[str]) -> None:
+    event(check(argv))
+
+
+@pytest.mark.slow
+@settings(FUZZ, max_examples=350)
+@given(command_lines())
+def test_many_random_command_lines(argv: list[str]) -> None:
     event(check(argv))
 
 
@@ -254,9 +244,21 @@ def doubtful_files(draw: st.DrawFn) -> bytes:
 FILES = st.one_of(valid_files(), valid_files(), doubtful_files(), st.binary(max_size=40))
 
 
-@settings(FUZZ, max_examples=150)
+@settings(FUZZ, max_examples=40)
 @given(FILES, st.lists(VALID, max_size=2))
 def test_random_configuration_files(content: bytes, options: list[tuple[str, ...]]) -> None:
+    check_file(content, options)
+
+
+@pytest.mark.slow
+@settings(FUZZ, max_examples=150)
+@given(FILES, st.lists(VALID, max_size=2))
+def test_many_random_configuration_files(content: bytes, options: list[tuple[str, ...]]) -> None:
+    check_file(content, options)
+
+
+def check_file(content: bytes, options: list[tuple[str, ...]]) -> None:
+    """:func:`check` with a configuration file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mine.toml"
         path.write_bytes(content)
@@ -278,7 +280,7 @@ def test_an_odd_output_folder(out: str) -> None:
 @pytest.mark.parametrize("name", ["...toml", ".toml", "a\nb.toml", "\udcff.toml"])
 def test_no_folder_is_named_after_an_odd_configuration(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("methods = ['fm']\n")
-    status, out, err = call(["--dry-run", "--config", str(tmp_path / name)])
+    status, out, err = run_main(["--dry-run", "--config", str(tmp_path / name)])
     assert (status, out) == (2, "")
     assert err.startswith("bench.run: config: no folder can be named after ")
     assert err[:-1].isprintable()
@@ -315,11 +317,11 @@ NO_CALLS: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.fixed_dictionaries({"tasks": NO_NAMES}),
     st.fixed_dictionaries({"suite": NO_NAMES | st.sampled_from(["..", "/", "../default", None])}),
     st.fixed_dictionaries({"seeds": NO_SEEDS}),
-    st.fixed_dictionaries({"jobs": st.sampled_from([0, -1, 1.5, "2", float("nan"), [], 10**9])}),
+    st.fixed_dictionaries({"jobs": st.sampled_from([0, -1, 1.5, "2.5", float("nan"), [], 10**9])}),
     st.fixed_dictionaries(
         {
             "device": st.sampled_from(
-                ["", "gpu", "cuda:99", "cuda:x", "\0", "\ud800", "meta", 0, [], b"cpu"]
+                ["", "gpu", "cuda:99", "cuda:x", "\0", "\ud800", "meta", 0, [], b"gpu"]
             )
         }
     ),

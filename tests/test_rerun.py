@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import bench.run
-from bench.folder import cell_folder
-from bench.records import read_records
 from bench.rerun import differences, equal_samples, main
+from bench.store.folder import cell_folder
+from bench.store.records import FORMAT, read_records
+from methods import METHODS
 
 TINY = ["--steps", "4", "--batch", "16", "--set", "eval.n=16", "--set", "network.width=8"]
 ARGUMENTS = ["--tasks", "gaussian_to_swiss_roll", "--seeds", "0", "--threads", "1", *TINY]
@@ -23,7 +24,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recorded")
     assert bench.run.main(["--methods", "efm", *ARGUMENTS, "--out", str(out)]) == 0
     (record,) = read_records(out)
-    return cell_folder(out, record["id"])
+    return cell_folder(out, record.id)
 
 
 @pytest.fixture
@@ -74,8 +75,8 @@ def test_other_data_and_another_machine_are_named(
     [
         ('"seed": 0', '"seed": 1', "recorded with other settings"),
         ('"width": 8', '"width": "wide"', "unable to parse"),
-        ('"method": "efm"', '"method": "unknown"', "recorded with other settings"),
-        ('"format": 3', '"format": 2', "older version"),
+        ('"method": "efm"', '"method": "unknown"', "method: 'unknown' is not known"),
+        (f'"format": {FORMAT}', f'"format": {FORMAT - 1}', "another version (format 3, here 4)"),
     ],
 )
 def test_what_cannot_be_run_again_is_one_line(
@@ -93,11 +94,11 @@ def test_a_plugin_is_named_and_not_loaded_by_the_record(
     arguments = ["--plugin", PLUGIN, "--methods", "raising", *ARGUMENTS, "--out", str(tmp_path)]
     assert bench.run.main(arguments) == 1
     (record,) = read_records(tmp_path)
-    path = str(cell_folder(tmp_path, record["id"]))
+    path = str(cell_folder(tmp_path, record.id))
     capsys.readouterr()
     assert main([path, "--plugin", PLUGIN]) == 0  # it fails again, in the same way
     assert "agrees" in capsys.readouterr().out
-    monkeypatch.delitem(bench.run.METHODS, "raising")
+    monkeypatch.delitem(METHODS, "raising")
     assert main([path]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "method: 'raising' is not known; the record names the plugins: " + PLUGIN in line

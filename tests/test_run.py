@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,18 +16,30 @@ import pytest
 import torch
 
 import bench.run
-from bench.cell import build_model
-from bench.folder import cell_folder
-from bench.records import read_records
-from bench.spec import Spec
+from bench.cell.context import CellContext
+from bench.cell.draws import build_model
+from bench.config.grid import Spec
+from bench.store.folder import cell_folder
+from bench.store.records import read_records
 from datasets import TASKS, Distribution, Task
 from datasets.base import TASKS as TABLE
 from datasets.gaussians import StandardNormal
 from methods import METHODS
 from methods.fm import FlowMatching
 from tests.chaos import workers
+from tests.commands import run_main
 
 ROOT = Path(__file__).parent.parent
+FINISHED = {
+    "tasks": ["gaussian_to_swiss_roll"],
+    "seeds": [0, 1],
+    "steps": 20,
+    "batch": 32,
+    "threads": 1,
+    "eval.n": 64,
+}
+"""What :func:`finished_run` was made with."""
+QUICK: dict[str, Any] = {"steps": 3, "batch": 16, "eval.n": 32, "eval.metrics": "main"}
 TINY = ["--steps", "3", "--batch", "16", "--set", "eval.n=32", "--set", "network.width=8"]
 
 
@@ -77,11 +90,15 @@ def test_main_job_from_command_to_leaderboard(tmp_path: Path) -> None:
 
 
 def test_sweep_over_two_axes_writes_each_cell_once(tmp_path: Path) -> None:
-    arguments = ["--methods", "efm,fm", "--tasks", "gaussian_to_swiss_roll", "--L", "6,30"]
-    arguments += ["--sigma", "0.1,1", "--seeds", "0-2", *TINY]
-    result = command(*arguments, out=tmp_path)
-    assert result.returncode == 0, result.stderr
-    rows = pd.read_csv(tmp_path / "results.csv")
+    rows = bench.run(
+        methods=["efm", "fm"],
+        tasks=["gaussian_to_swiss_roll"],
+        L=[6, 30],
+        sigma=[0.1, 1],
+        seeds=range(3),
+        out=tmp_path,
+        **QUICK,
+    )
     assert rows.groupby("method").size().to_dict() == {"efm": 12, "fm": 6}  # FM has no L
     assert not rows.duplicated(["method", "L", "sigma", "seed"]).any()
     assert rows[rows["method"] == "fm"]["L"].isna().all()
@@ -92,38 +109,43 @@ def test_sweep_over_two_axes_writes_each_cell_once(tmp_path: Path) -> None:
     found = over_l[(over_l["L"] == 6) & (over_l["setting"] == "sigma=1")]["w2_mean"]
     np.testing.assert_allclose(found, expected.mean())
     assert set(pd.read_csv(tmp_path / "ablation_sigma.csv")["sigma"]) == {0.1, 1.0}
-    for axis in ("L", "sigma"):
-        assert (tmp_path / "plots" / f"ablation_{axis}.png").exists()
 
 
-def test_second_run_skips_finished_cells_and_force_repeats_them(tmp_path: Path) -> None:
-    arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0", *TINY]
-    assert bench.run.main([*arguments, "--out", str(tmp_path)]) == 0
-    (first,) = read_records(tmp_path)
-    assert bench.run.main([*arguments, "--out", str(tmp_path)]) == 0
-    (second,) = read_records(tmp_path)
-    assert second == first
-    assert bench.run.main([*arguments, "--out", str(tmp_path), "--force"]) == 0
-    (third,) = read_records(tmp_path)
-    assert third["started"] > first["started"]
-    assert third["metrics"] == first["metrics"]  # same seed, same samples
+def test_second_run_skips_finished_cells_and_force_repeats_them(finished_run: Path) -> None:
+    first = list(read_records(finished_run))
+    given = {**FINISHED, "methods": ["efm", "fm", "pfgm"], "out": finished_run}
+    bench.run(**given)
+    assert list(read_records(finished_run)) == first
+    bench.run(force=True, **{**given, "methods": ["fm"]})
+    for before, after in zip(first, read_records(finished_run), strict=True):
+        assert (after.started > before.started) == (before.cell.method == "fm")
+        assert after.metrics == before.metrics  # same seed, same samples
+    ended = run_main(["--methods", "fm", "--steps", "21", "--dry-run", "--out", str(finished_run)])
+    assert ended.status == 0
+    assert " finished " not in ended.out  # other steps are other cells
 
 
 def test_every_method_of_a_seed_sees_the_same_data(tmp_path: Path) -> None:
-    arguments = ["--methods", "all", "--tasks", "gaussian_to_swiss_roll,gaussian_to_digits", *TINY]
-    assert bench.run.main([*arguments, "--seeds", "0,1", "--out", str(tmp_path)]) == 0
+    methods = ["efm", "efm-exact", "fm", "ot-cfm", "pfgm", "vp"]
+    bench.run(
+        methods=methods,
+        tasks=["gaussian_to_swiss_roll", "gaussian_to_digits"],
+        seeds=[0, 1],
+        out=tmp_path,
+        **QUICK,
+    )
     hashes: dict[tuple[str, int], set[str]] = {}
     targets: dict[tuple[str, int], list[np.ndarray]] = {}
     for record in read_records(tmp_path):
-        key = record["cell"]["task"], record["cell"]["seed"]
-        hashes.setdefault(key, set()).add(record["data_hash"])
-        with np.load(cell_folder(tmp_path, record["id"]) / "samples.npz") as arrays:
+        key = record.cell.task, record.cell.seed
+        hashes.setdefault(key, set()).add(str(record.data_hash))
+        with np.load(cell_folder(tmp_path, record.id) / "samples.npz") as arrays:
             targets.setdefault(key, []).append(arrays["target"])
     assert len(hashes) == 4
     assert all(len(values) == 1 for values in hashes.values())
     assert len(set.union(*hashes.values())) == 4  # and another seed sees other data
     for arrays in targets.values():
-        assert len(arrays) == len(METHODS)
+        assert len(arrays) == len(methods)
         for other in arrays[1:]:
             np.testing.assert_array_equal(other, arrays[0])
 
@@ -136,8 +158,7 @@ def test_an_exact_method_gets_as_many_even_samples_as_it_asks_for(charges: int) 
         methods=["efm-exact"], tasks=["gaussian_to_8gaussians"], seeds=[0], settings=settings
     )
     (cell,) = spec.cells()
-    task, method = cell.build_task(), cell.build_method()
-    model = build_model(cell, method, task.source(), task.target())
+    model = build_model(CellContext.of(cell))
     negative = model.get_buffer("negative")
     angle = torch.atan2(negative[:, 1], negative[:, 0])
     counts = ((angle / (2 * math.pi / 8)).round().long() % 8).bincount(minlength=8)
@@ -146,11 +167,10 @@ def test_an_exact_method_gets_as_many_even_samples_as_it_asks_for(charges: int) 
 
 
 def test_digits_are_stored_in_their_original_units(tmp_path: Path) -> None:
-    arguments = ["--methods", "fm", "--tasks", "gaussian_to_digits", "--seeds", "0", *TINY]
-    bench.run.main([*arguments, "--out", str(tmp_path)])
+    bench.run(methods=["fm"], tasks=["gaussian_to_digits"], seeds=[0], out=tmp_path, **QUICK)
     (record,) = read_records(tmp_path)
-    assert record["normalisation"] == {"shift": 8.0, "scale": 8.0}
-    with np.load(cell_folder(tmp_path, record["id"]) / "samples.npz") as arrays:
+    assert record.normalisation == {"shift": 8.0, "scale": 8.0}
+    with np.load(cell_folder(tmp_path, record.id) / "samples.npz") as arrays:
         assert set(np.unique(arrays["target"])) <= set(range(17))
 
 
@@ -158,6 +178,8 @@ def test_digits_are_stored_in_their_original_units(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--methods", "nonsense"], ["methods", "nonsense", "edm, edm-exact, efm, efm-exact, fm"]),
+        (["--methods", "emf"], ["methods: unknown name 'emf', did you mean efm? Choose from edm"]),
+        (["--metods", "efm"], ["unrecognized arguments: --metods efm, did you mean --methods?"]),
         (["--methods=--"], ["methods", "'--'"]),
         (["--set=--"], ["set", "'--'"]),
         (["--tasks", "nonsense"], ["tasks", "nonsense", "gaussian_to_digits"]),
@@ -203,27 +225,25 @@ def test_a_mistake_is_one_line_and_status_two(
 
 def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    result = command("--methods", "fm", out=tmp_path / "file")
-    assert result.returncode == 2
-    assert result.stderr.splitlines() == [
+    ended = run_main(["--methods", "fm", "--out", str(tmp_path / "file")])
+    assert ended.status == 2
+    assert ended.err.splitlines() == [
         f"bench.run: out: cannot write to '{tmp_path / 'file'}': Not a directory"
     ]
 
 
-def test_foreign_record_is_one_line_and_stays(tmp_path: Path) -> None:
-    arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0", *TINY]
-    assert bench.run.main([*arguments, "--out", str(tmp_path)]) == 0
-    (path,) = tmp_path.glob("cells/*/record.json")
+def test_foreign_record_is_one_line_and_stays(finished_run: Path) -> None:
+    path, *_ = finished_run.glob("cells/*/record.json")
     path.write_text('{"something": "else"}')
-    arguments[arguments.index("0")] = "1"  # also where the cell is none of this command's
-    result = command(*arguments, out=tmp_path)
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert str(path) in result.stderr
+    # Also where the cell is none of this command's.
+    ended = run_main(["--methods", "ifm", "--out", str(finished_run), *TINY])
+    assert ended.status == 2
+    assert len(ended.err.splitlines()) == 1
+    assert str(path) in ended.err
     assert path.read_text() == '{"something": "else"}'
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path: Path, jobs: str) -> None:
     arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0-29"]
     arguments += ["--steps", "300", "--set", "eval.n=32", "--jobs", jobs, "--out", str(tmp_path)]
@@ -250,15 +270,16 @@ def test_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path: Path, jobs
     assert "Traceback" not in errors
     last = errors.strip().splitlines()[-1]
     assert re.search(r"interrupted; \d+ of 30 cells are recorded", last), errors
-    records = {record["id"]: record for record in read_records(tmp_path)}
+    records = {record.id: record for record in read_records(tmp_path)}
     assert len(records) >= 2
     assert len(pd.read_csv(tmp_path / "results.csv")) == len(records)
     assert command(*arguments).returncode == 0
-    after = {record["id"]: record for record in read_records(tmp_path)}
+    after = {record.id: record for record in read_records(tmp_path)}
     assert len(after) == 30
     assert all(after[key] == record for key, record in records.items())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 def test_a_killed_worker_costs_no_cell(tmp_path: Path) -> None:
     arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--seeds", "0-19"]
@@ -403,7 +424,7 @@ def test_scheme_without_sigma_runs_once_over_sigma(capsys: pytest.CaptureFixture
     assert sum("points=uniform" in line for line in lines) == 2
 
 
-def test_configuration_file_is_strict_and_the_command_goes_before_it(
+def test_configuration_file_is_strict_and_the_command_overrides_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "mine.toml"
@@ -418,11 +439,16 @@ def test_configuration_file_is_strict_and_the_command_goes_before_it(
     assert "train.learning_rate: unknown setting" in capsys.readouterr().err
 
 
-def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.run.main(["--list"]) == 0
-    text = capsys.readouterr().out
-    for name in [*METHODS, *TASKS, "w2", "train", "default"]:
-        assert f" {name} " in text
+def test_settings_that_concern_nothing_are_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    arguments = ["--methods", "fm", "--tasks", "gaussian_to_swiss_roll", "--dry-run"]
+    arguments += ["--L", "6", "--set", "efm.points=log", "--out", str(tmp_path)]
+    ended = run_main(arguments)
+    assert ended.status == 0
+    assert ended.err.splitlines() == [
+        "bench.run: L: none of the methods fm has it, it is ignored",
+        "bench.run: efm.points: efm is none of the methods, it is ignored",
+    ]
+    assert run_main([*arguments[:5], "--suite", "efm_ablation", *arguments[-2:]]).err == ""
 
 
 def test_global_random_state_is_untouched(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 import bench.run
-from bench.folder import MODEL, RECORD, SAMPLES, cell_folder
-from bench.plugins import load_plugin
-from bench.records import read_records
+from bench.config.plugins import load_plugin
 from bench.sample import image_grid, main
+from bench.store.folder import MODEL, RECORD, SAMPLES, cell_folder
+from bench.store.records import read_records
 from datasets import TASKS
 from datasets.base import Empirical
 from methods import METHODS
@@ -40,7 +40,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     load_plugin(str(PLUGIN))
     folder = tmp_path_factory.mktemp("sample") / "out"
     with pytest.MonkeyPatch.context() as patch:  # plots take most of the time
-        patch.setattr("bench.report.draw_plots", lambda *arguments: [])
+        patch.setattr("bench.report.build.draw_plots", lambda *arguments: [])
         run(folder, "efm,fm,fm-exact,pfgm", DIGITS)
         run(folder, "fm,pfgm", f"{THREES},red_to_blue", "--plugin", str(PLUGIN))
         run(folder, "fm", f"{MOONS},gaussian_to_wine")
@@ -63,9 +63,9 @@ def folder_of(out: Path, task: str, method: str) -> Path:
     (record,) = (
         record
         for record in read_records(out)
-        if (record["cell"]["task"], record["cell"]["method"]) == (task, method)
+        if (record.cell.task, record.cell.method) == (task, method)
     )
-    return cell_folder(out, record["id"])
+    return cell_folder(out, record.id)
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
@@ -141,7 +141,7 @@ def test_blocks_give_the_same_samples(
 ) -> None:
     folder = folder_of(out, DIGITS, "efm")
     whole = sampled(folder, tmp_path / "a.npz", "--n", "25")
-    monkeypatch.setattr("bench.cell.BLOCK_NUMBERS", 64 * 4)
+    monkeypatch.setattr("bench.cell.transport.BLOCK_NUMBERS", 64 * 4)
     parts = sampled(folder, tmp_path / "b.npz", "--n", "25")
     np.testing.assert_allclose(parts["samples"], whole["samples"], atol=1e-3)
 
@@ -199,19 +199,20 @@ def test_the_cell_is_found_by_what_it_is(out: Path, tmp_path: Path) -> None:
 
 def test_blue_is_blue_and_pairs_are_pairs(out: Path, tmp_path: Path) -> None:
     folder = folder_of(out, "red_to_blue", "fm")
-    red, blue = np.zeros((2, 3, 6, 6)), np.zeros((2, 3, 6, 6))
-    red[:, 0], blue[:, 2] = 1, [[[1]], [[0.5]]]
-    grid = np.round(255 * image_grid(blue, red, (0.0, 1.0)))
-    times = grid.shape[1] // 13
-    assert times == 8
-    small = grid[::times, ::times]
-    assert small.shape == (13, 13, 3)
-    np.testing.assert_array_equal(small[:6, :6].reshape(-1, 3), [[255, 0, 0]] * 36)
-    np.testing.assert_array_equal(small[7:, :6].reshape(-1, 3), [[0, 0, 255]] * 36)
-    np.testing.assert_array_equal(small[7:, 7:].reshape(-1, 3), [[0, 0, 128]] * 36)
+    red, blue = torch.zeros(2, 3, 6, 6), torch.zeros(2, 3, 6, 6)
+    red[:, 0], blue[:, 2] = 1, torch.tensor([[[1.0]], [[0.5]]])
+    grid = image_grid(blue, red, (0.0, 1.0))
+    small = grid[:, ::8, ::8].permute(1, 2, 0)
+    assert torch.equal(small.repeat_interleave(8, 0).repeat_interleave(8, 1), grid.permute(1, 2, 0))
+    frame = torch.ones(19, 21, 3)  # white around the pairs, 3 wide, and a line within them
+    for left, colour in ((3, [0, 0, 1.0]), (12, [0, 0, 0.5])):
+        frame[3:9, left : left + 6] = torch.tensor([1.0, 0, 0])
+        frame[10:16, left : left + 6] = torch.tensor(colour)
+    assert torch.equal(small, frame)
     assert main([str(folder), "--n", "5", "--out", str(tmp_path / "a.png")]) == 0
     arrays = sampled(folder, tmp_path / "a.npz", "--n", "5")
     pixels = np.asarray(Image.open(tmp_path / "a.png"))[::8, ::8]
+    pixels = pixels[3:, 3:]
     first = (255 * arrays["source"][0]).transpose(1, 2, 0).clip(0, 255)
     # White is the brightest real pixel, a little below 1.
     np.testing.assert_allclose(pixels[:6, :6], first, atol=3)
@@ -222,9 +223,9 @@ def test_blue_is_blue_and_pairs_are_pairs(out: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 64])
 @pytest.mark.parametrize("paired", [True, False])
 def test_every_image_is_in_the_grid(count: int, paired: bool) -> None:
-    images = np.ones((count, 1, 4, 4)) * np.arange(1, count + 1)[:, None, None, None]
+    images = torch.ones(count, 1, 4, 4) * torch.arange(1, count + 1)[:, None, None, None]
     grid = image_grid(-images, images if paired else None, (-100.0, 100.0))
-    values = set(np.round(200 * grid[..., 0] - 100).astype(int).ravel())
+    values = set((200 * grid[0] - 100).round().int().flatten().tolist())
     shown = {*range(-count, 0), *(range(1, count + 1) if paired else ())}
     assert values - {100} == shown
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.test_execute import ROOT, Cluster, assert_same_results, rows_by_seed, wait_for
+from tests.execute.processes import ROOT, Cluster, assert_same_results, by_seed, wait_for
 
 
 def timed_run(out: Path, cells: int, steps: int, *arguments: str) -> float:
@@ -34,10 +34,10 @@ def measure(root: Path, name: str, cells: int, steps: int, options: list[str]) -
     """Runs the cells; the seconds of the whole command."""
     jobs = 1 if name == "serial" else 2
     wall = timed_run(root / name, cells, steps, *options)
-    records = rows_by_seed(root / name).values()
-    inside = sum(record["seconds"] for record in records) / jobs
-    first = min(record["started"] for record in records)
-    sweep = max(record["started"] + record["seconds"] for record in records) - first
+    records = by_seed(root / name).values()
+    inside = sum(record.seconds for record in records) / jobs
+    first = min(record.started for record in records)
+    sweep = max(record.started + record.seconds for record in records) - first
     print(
         f"{name}: command {wall:.1f} s, sweep {sweep:.1f} s, cells {inside:.1f} s a worker:"
         f" outside of the cells {1 - inside / sweep:.1%} of the sweep,"

@@ -28,10 +28,12 @@ from torchcfm.conditional_flow_matching import (
 )
 from torchcfm.utils import sample_8gaussians, sample_moons
 
-from bench.metrics import optimal_cost, w2
-from bench.train import TrainSettings, train
+from bench.cell.train import train
+from bench.config.settings import TrainSettings
+from bench.metrics.distances import optimal_cost, w2
 from methods.base import Regression
-from methods.fm import FlowMatching, VelocityModel
+from methods.flow import VelocityModel
+from methods.fm import FlowMatching
 from methods.networks import NetworkSettings
 from methods.ot_cfm import OptimalTransportFlowMatching
 from methods.solvers import Solver

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from bench.features import inception
-from bench.features.classifier import FEATURES, Classifier, classifier
-from bench.features.colour import colours
+from bench.features.classifier import FEATURES, Classifier, trained
 from bench.features.sets import FeatureSets
 from datasets import Normalisation, Task
-from datasets.base import Labelled
+
+DARK = 1e-5  # grey that is added to the mean: a black image is grey, colours do not change
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """From vectors in the units of a task to images in [0, 1].
+    """From vectors (n, D) in the units of a task to images (n, C, H, W) in [0, 1].
 
     Values beyond the range are cut off, as on a screen. The range is [0, 1] if the data are in it,
     else that of the data (0 to 16 for scikit-learn's digits).
@@ -38,25 +38,33 @@ class Pixels:
         return cls(shape, normalisation, low, high)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Images (n, C, H, W) of samples (n, D)."""
         original = self.normalisation.undo(samples.float())
         scaled = (original - self.low) / (self.high - self.low)
         return scaled.clamp(0, 1).reshape(-1, *self.shape)
 
 
-class Views:
+def colours(images: Tensor) -> Tensor:
+    r"""The direction in RGB of the brightness-weighted mean pixel, float64 unit vectors (n, 3).
+
+    .. math:: c = s / |s|, \quad s = \mathrm{mean}_p\, w_p x_p + \epsilon (1, 1, 1)
+
+    over the pixels p of images (n, 3, H, W) with colours x_p in [0, 1]^3; w_p is the mean of the
+    three channels. Dark pixels count little, so the colour is that of what is drawn; how large or
+    bright it is does not matter.
+    """
+    pixels = images.double().flatten(2)  # (n, 3, P)
+    weights = pixels.mean(1, keepdim=True)
+    return torch.nn.functional.normalize((weights * pixels).mean(2) + DARK, dim=1)
+
+
+class FeatureExtractors:
     """The feature maps of a task of images, and ``record``, what they were made of.
 
     ``classifier`` and ``classes`` where the task has labelled images, ``colour`` where images have
-    three channels and the source is images too, ``inception`` where its weights are and images are
-    large enough. The record has ``classifier_hash``, ``classifier_accuracy`` and
-    ``fid_weights_hash``, or ``fid_reason``, why there is no FID.
-
-    Args:
-        task: for its labelled images.
-        pixels: how its samples become images.
-        fid_weights: the weight file of pytorch-fid; None for its usual place.
-        device: where Inception runs. The classifier runs on the CPU, the same everywhere.
+    three channels and the source is images too, ``inception`` where its weights are (in
+    ``fid_weights``, or the usual place for None) and images are large enough. The record has
+    ``classifier_hash``, ``classifier_accuracy`` and ``fid_weights_hash``, or ``fid_reason``, why
+    there is no FID. Inception runs on the device, the classifier on the CPU: the same everywhere.
     """
 
     def __init__(
@@ -67,19 +75,20 @@ class Views:
         device: torch.device = torch.device("cpu"),
     ) -> None:
         self.pixels = pixels
-        self.judge: Classifier | None = None
+        self.classifier: Classifier | None = None
         self.wanted: tuple[int, ...] = ()
         self.inception: inception.Inception | None = None
         self.record: dict[str, Any] = {}
         labelled = task.labelled()
         if labelled is not None:
-            self.judge, self.wanted = classifier_of(labelled, pixels), labelled.wanted
-            self.record["classifier_hash"] = self.judge.hash
-            self.record["classifier_accuracy"] = self.judge.accuracy
+            train, train_labels, test, test_labels, names, self.wanted = labelled
+            images = pixels(train), train_labels, pixels(test), test_labels
+            self.classifier = trained(*images, classes=len(names))
+            self.record["classifier_hash"] = self.classifier.hash
+            self.record["classifier_accuracy"] = self.classifier.accuracy
         try:
             inception.check_shape(pixels.shape)
-            path = inception.weight_file(fid_weights)
-            self.inception = inception.Inception(path, device)
+            self.inception = inception.Inception(inception.weight_file(fid_weights), device)
             self.record["fid_weights_hash"] = self.inception.hash
         except inception.FidError as error:
             self.record["fid_reason"] = str(error)
@@ -88,8 +97,10 @@ class Views:
         """The features of sets of samples, each (n, D) in the units of the task, by map."""
         images = sets.seen(self.pixels)
         features: dict[str, FeatureSets] = {}
-        if self.judge is not None:
-            both = images.seen(self._classified)
+        classifier = self.classifier
+        if classifier is not None:
+            # Features and class probabilities side by side: each image is seen once.
+            both = images.seen(lambda x: torch.cat(classifier(x), 1))
             features["classifier"] = both.seen(lambda x: x[:, :FEATURES])
             features["classes"] = both.seen(lambda x: x[:, FEATURES:], self.wanted)
         if self.pixels.shape[0] == 3 and images.source is not None:
@@ -103,21 +114,8 @@ class Views:
     def samples(self, samples: Tensor) -> dict[str, Tensor]:
         """The features of other samples (n, D) that distances are made of, by map."""
         images, features = self.pixels(samples), {}
-        if self.judge is not None:
-            features["classifier"] = self._classified(images)[:, :FEATURES]
+        if self.classifier is not None:
+            features["classifier"] = self.classifier(images)[0]
         if self.inception is not None:
             features["inception"] = self.inception(images)
         return features
-
-    def _classified(self, images: Tensor) -> Tensor:
-        """Features and class probabilities side by side, (n, F + K)."""
-        assert self.judge is not None
-        return torch.cat(self.judge(images), 1)
-
-
-def classifier_of(labelled: Labelled, pixels: Pixels) -> Classifier:
-    """The classifier of labelled samples in the units of the task."""
-    train, test = pixels(labelled.train), pixels(labelled.test)
-    return classifier(
-        *(train, labelled.train_labels, test, labelled.test_labels, len(labelled.names))
-    )

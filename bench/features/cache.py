@@ -1,35 +1,22 @@
 """Tensors kept between cells under the hash of what they were made of.
 
-The cache is a convenience: a file that is spoiled, or a folder that cannot be written, costs time
-and nothing else. Writers may be many: a file is the old one or the new one, and both are right.
+A file that is corrupt, or a folder that cannot be written, costs time and nothing else. Of several
+writers one wins, and all are right.
 """
 
 import contextlib
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from bench.folder import StorageError, write_atomically
+from bench.store.folder import StorageError, write_atomically
+from datasets.base import digest_of
 from datasets.cache import cache_folder
 
-FOLDER = "features"
 DIGEST = "digest"
 Metadata = dict[str, str]
-
-
-def digest_of(parts: Iterable[bytes | str | Tensor]) -> str:
-    """sha256 of these, 64 characters; of tensors with shape and type."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Tensor):
-            digest.update(f"{part.dtype} {tuple(part.shape)} ".encode())
-            part = part.detach().cpu().contiguous().numpy().tobytes()
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
@@ -38,10 +25,7 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
 
 
 def load(name: str) -> tuple[dict[str, Tensor], Metadata] | None:
-    """The tensors stored under ``name`` and what was noted with them; None if they are not whole.
-
-    A flipped bit is found by the digest that stands beside them.
-    """
+    """The tensors stored under ``name`` and their metadata; None if they differ from their hash."""
     try:
         with safetensors.safe_open(_path(name), "pt") as file:
             metadata = file.metadata() or {}
@@ -61,4 +45,4 @@ def store(name: str, tensors: dict[str, Tensor], metadata: Metadata) -> None:
 
 
 def _path(name: str) -> Path:
-    return cache_folder() / FOLDER / f"{name}.safetensors"
+    return cache_folder() / "features" / f"{name}.safetensors"

@@ -1,8 +1,8 @@
 """A small classifier trained once on the labelled images of a task.
 
 Its last hidden layer is the feature map of ``fd_classifier`` and of the other metrics that need no
-download, and its classes say what an image shows. It is trained on training images alone, is the
-same for every cell of a task, and is kept in the cache under the hash of what it was made of.
+download, and its classes say what an image shows. It is trained on training images alone, and kept
+in the cache under the hash of what it was made of: the same for every cell of a task.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,20 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from bench.features import cache
+from datasets.base import digest_of
 
-RECIPE = "1"
-"""Raised when the network or its training changes: classifiers of another recipe are not used."""
-WIDTHS = (16, 32, 64)
-FEATURES = 64
-LARGEST_SIDE = 32
-"""Larger images are averaged down to about this: classes are seen at that size too."""
+RECIPE = "1"  # raised when the network or its training changes: others are not loaded
+WIDTHS, FEATURES = (16, 32, 64), 64
+LARGEST_SIDE = 32  # larger images are averaged down to about this: classes are seen there too
 STEPS, BATCH = 500, 48
-SPOILED = 16
-"""Images of nothing that each batch has in addition."""
+NEGATIVES = 16  # images of no single class that each batch has in addition
 RATE, WEIGHT_DECAY = 3e-3, 1e-4
-NOISE = 0.1
-"""Noise on training images has a standard deviation of up to this."""
-SEED = 0
+NOISE = 0.1  # noise on training images has a standard deviation of up to this
 APPLY_BATCH = 500
 
 
@@ -41,8 +36,8 @@ class Network(nn.Module):
         before = channels
         for number, after in enumerate(WIDTHS):
             stride = 1 if number == 0 else 2
-            layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)]
-            layers += [nn.ReLU()]
+            convolution = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
             before = after
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         with torch.no_grad():
@@ -72,38 +67,32 @@ class Classifier:
         return torch.cat([f for f, _ in found]), torch.cat([p.softmax(1) for _, p in found])
 
 
-def classifier(
+def trained(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, classes: int
 ) -> Classifier:
-    """The classifier of these images: from the cache, or trained now, which takes seconds.
+    """The classifier of images (N, C, H, W) in [0, 1]: cached, or trained now, which takes seconds.
 
-    The accuracy may be low where classes are hard (CIFAR-10): read it beside the metrics.
-
-    Args:
-        train: images, shape (N, C, H, W), in [0, 1].
-        train_labels: shape (N,), from 0 to ``classes`` - 1.
-        test: images for the accuracy alone, shape (M, C, H, W).
-        test_labels: shape (M,).
-        classes: how many there are.
+    The accuracy, of the test images, may be low where classes are hard (CIFAR-10): read it beside
+    the metrics. Labels (N,) go from 0 to ``classes`` - 1.
     """
-    own = (train, train_labels, test, test_labels)
-    name = f"classifier-{cache.digest_of([f'recipe {RECIPE} classes {classes} ', *own])[:32]}"
+    made_of = f"recipe {RECIPE} classes {classes} ", train, train_labels, test, test_labels
+    name = f"classifier-{digest_of(made_of)[:32]}"
     stored = cache.load(name)
-    with _reproducible(SEED):
+    with _reproducible():
         network = Network(train.shape[1:], classes)
-        if stored is not None:
-            try:
-                network.load_state_dict(stored[0])
-                accuracy = float(stored[1]["accuracy"])
-            except (RuntimeError, KeyError, ValueError):
-                stored = None
-        if stored is None:
+        if stored is None:  # recipe 1 starts from the second weights that are drawn
             network = fit(Network(train.shape[1:], classes), train, train_labels)
+        else:
+            network.load_state_dict(stored[0])
     network.eval()
     weights = network.state_dict()
     if stored is None:
-        accuracy = accuracy_of(network, test, test_labels)
+        with torch.no_grad():
+            found = [network(part)[1].argmax(1) for part in torch.split(test, APPLY_BATCH)]
+        accuracy = float((torch.cat(found) == test_labels).double().mean())
         cache.store(name, weights, {"accuracy": repr(accuracy)})
+    else:
+        accuracy = float(stored[1]["accuracy"])
     return Classifier(network, cache.tensors_digest(weights)[:16], accuracy)
 
 
@@ -111,16 +100,17 @@ def fit(network: Network, images: Tensor, labels: Tensor) -> Network:
     """Trains by Adam at a rate that rises and falls, on images that are shifted and noisy.
 
     A shift by a pixel or two and some noise change no class: the features then depend on them less.
-    Spoiled images are of no class: a network that has seen none is sure of a class in noise.
+    Negatives show no single class: a network that has seen none is sure of a class in noise.
     The mean variance of a feature of the training images is 1 at the end, so that distances of
     features have the same scale for every task. Random numbers are torch's global ones.
     """
     optimiser = torch.optim.Adam(network.parameters(), RATE, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
     known = nn.functional.one_hot(labels, network.last.out_features).float()
+    orders = [torch.randperm(len(images)) for _ in range(0, STEPS * BATCH, len(images))]
     network.train()
-    for rows in _batches(len(images)):
-        some, classes = spoiled(images[rows], known[rows])
+    for rows in torch.split(torch.cat(orders)[: STEPS * BATCH], BATCH):
+        some, classes = negatives(images[rows], known[rows])
         seen, truth = torch.cat([augmented(images[rows]), some]), torch.cat([known[rows], classes])
         loss = nn.functional.cross_entropy(network(seen)[1], truth)
         optimiser.zero_grad()
@@ -132,13 +122,6 @@ def fit(network: Network, images: Tensor, labels: Tensor) -> Network:
         features = torch.cat([network(part)[0] for part in torch.split(images, APPLY_BATCH)])
     network.spread.copy_(features.var(0).mean().sqrt())
     return network
-
-
-def _batches(size: int) -> Iterator[Tensor]:
-    """``STEPS`` batches of rows, in random orders."""
-    needed = STEPS * BATCH
-    orders = torch.cat([torch.randperm(size) for _ in range(0, needed, size)])
-    return iter(torch.split(orders[:needed], BATCH))
 
 
 def augmented(images: Tensor) -> Tensor:
@@ -155,42 +138,32 @@ def augmented(images: Tensor) -> Tensor:
     return moved + NOISE * torch.rand(n, 1, 1, 1) * torch.randn_like(moved)
 
 
-def spoiled(images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """``SPOILED`` images that are none, from those of a batch, and the probabilities of classes.
+def negatives(images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """``NEGATIVES`` images of no single class, made of a batch, and their class probabilities.
 
     Half are the mean of two images, of the classes of both. A quarter are images with their pixels
-    in random places and a quarter normal noise, of no class: all are equally likely.
-
-    Args:
-        images: at least 2 ``SPOILED``, shape (n, C, H, W).
-        classes: their probabilities, shape (n, K).
+    in random places and a quarter normal noise, of no class: all are equally likely. The batch has
+    at least 2 ``NEGATIVES`` images (n, C, H, W), with probabilities ``classes`` (n, K).
     """
-    half, quarter = SPOILED // 2, SPOILED // 4
-    blends = (images[:half] + images[half:SPOILED]) / 2
-    plain = images[SPOILED : SPOILED + quarter]
+    half, quarter = NEGATIVES // 2, NEGATIVES // 4
+    blends = (images[:half] + images[half:NEGATIVES]) / 2
+    plain = images[NEGATIVES : NEGATIVES + quarter]
     places = torch.rand(quarter, 1, *plain.shape[2:]).flatten(2).argsort(2)
     shuffled = plain.flatten(2).gather(2, places.expand(-1, plain.shape[1], -1)).view_as(plain)
     noise = (images.mean() + torch.rand(quarter, 1, 1, 1) * torch.randn_like(plain)).clamp(0, 1)
     nothing = torch.full((2 * quarter, classes.shape[1]), 1 / classes.shape[1])
-    both = (classes[:half] + classes[half:SPOILED]) / 2
+    both = (classes[:half] + classes[half:NEGATIVES]) / 2
     return torch.cat([blends, shuffled, noise]), torch.cat([both, nothing])
 
 
-def accuracy_of(network: Network, images: Tensor, labels: Tensor) -> float:
-    """The share of images whose likeliest class is theirs."""
-    with torch.no_grad():
-        found = torch.cat([network(part)[1].argmax(1) for part in torch.split(images, APPLY_BATCH)])
-    return float((found == labels).double().mean())
-
-
 @contextmanager
-def _reproducible(seed: int) -> Iterator[None]:
+def _reproducible() -> Iterator[None]:
     """One thread and seeded random numbers: weights do not depend on the machine's cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             yield
     finally:
         torch.set_num_threads(threads)

@@ -3,24 +3,21 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """The images of an :class:`bench.evaluate.Evaluation` seen through one feature map.
-
-    Rows are those of the evaluation, in the same order.
-    """
+    """The images of an evaluation seen through one feature map, row by row in the same order."""
 
     samples: Tensor  # (n, F)
     target: Tensor  # (n, F)
     second_target: Tensor  # (n, F)
     source: Tensor | None = None  # (n, F) where the source is images too
     train: Tensor | None = None  # (N, F) some training images, in random order
-    wanted: tuple[int, ...] = ()
-    """Of class probabilities: the columns that the target consists of."""
+    wanted: tuple[int, ...] = ()  # of class probabilities: the columns of the target's classes
 
     def seen(self, look: Callable[[Tensor], Tensor], wanted: tuple[int, ...] = ()) -> "FeatureSets":
         """These sets through another map: ``look`` of each set there is."""
@@ -31,17 +28,11 @@ class FeatureSets:
             wanted=wanted,
         )
 
-    def part(
-        self, lines: Tensor, first: Tensor, second: Tensor, train: Tensor | None
-    ) -> "FeatureSets":
-        """These lines and these of each target set; ``train`` orders the training images anew.
+    def part(self, lines: Tensor, first: Tensor, second: Tensor, train: Tensor | None) -> Self:
+        """Some rows of every set: ``lines`` of the samples and the source, each index (k,).
 
-        Args:
-            lines: indices of lines, shape (k,).
-            first: indices of target images, shape (k,).
-            second: indices of images of the second target set, shape (k,).
-            train: a permutation of at least as many numbers as there are training images; None to
-                leave them as they are.
+        ``first`` and ``second`` are of the two target sets. ``train`` brings the training images
+        into another order, a permutation of at least as many numbers.
         """
         rows = self.train
         if rows is not None and train is not None:

@@ -2,64 +2,98 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
 Array = NDArray[np.float64]
-Kind = Literal["distance", "coupling", "radial", "path", "memory", "law", "known", "label"]
+Function = Callable[..., float]
+Kind = Literal["distance", "distribution", "memory", "label", "coupling", "radial", "known", "path"]
 FeatureMap = Literal["classifier", "classes", "colour", "inception", "moments"]
-Better = Literal["lower", "higher", "nearest"]
+FloorKind = Literal["measured", "ideal", "cost", "none"]
+FLOORS: dict[str, str] = {
+    "measured": "the same metric between two fresh target sets",
+    "ideal": "the ideal",
+    "cost": "the optimal cost to the held-out target",
+    "none": "not known",
+}
+"""The words that stand for a kind of floor where a metric has none of its own."""
+
+# What the most important distances have in common, and shares of the samples that should be all.
+EVERYWHERE: dict[str, Any] = {"plotted": True, "quick": True, "curve": True}
+SHARE: dict[str, Any] = {"better": "higher", "ideal": 1.0}
 
 BLOCK = 2**22
 """Entries of a matrix of pairs that are in memory at a time: 32 MB, and some copies of it."""
+FEW_DIMENSIONS = 8
 
-TWO_TARGETS = "the same metric between two fresh target sets"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Metric:
-    """A pure function of samples, and what is needed to read its value.
+    """A pure function of samples, and all that is needed to measure, to show and to read it."""
 
-    ``kind`` says of what:
+    name: str
+    """The name of its column."""
+    label: str
+    """How tables and plots for reading call it."""
+    kind: Kind
+    """What it is a function of:
 
-    * ``distance``: f(samples (n, D), target (m, D));
+    * ``distance``: f(samples x (n, D), target y (m, D));
+    * ``distribution``: f(samples, target, distribution of the target), for what compares with more
+      than samples of the target: its score, say, or its modes;
     * ``memory``: f(samples, target, training samples (N, D)), for data sets;
-    * ``law``: f(samples, target, law), where the law of the target is known;
-    * ``coupling``: f(source (n, D), samples (n, D)), row by row the same line;
+    * ``label``: f(class probabilities of the samples (n, K), classes of the target);
+    * ``coupling``: f(source x (n, D), samples T(x) (n, D)), row by row the same line;
     * ``radial``: likewise, for methods whose lines start at the image of the source on a prior of
       their own;
     * ``known``: f(source, samples, known), where the optimal map is known;
-    * ``path``: f(path (T+1, n, D));
-    * ``label``: f(class probabilities of the samples (n, K), classes of the target).
-
-    ``features`` says through which map of images the sets are seen (:mod:`bench.features`): D is
-    then the number of features; None for the samples as they are.
-
-    ``better`` says which values are: lower, higher, or nearest to ``ideal``. ``floor`` says what
-    stands beside the value: for distances, laws and labels the same metric of a fresh target set.
-    ``error(value, n)`` is the standard error of a value of n samples, where that is known;
-    elsewhere intervals come from resampling.
+    * ``path``: f(path (T+1, n, D)).
     """
-
-    name: str
-    label: str
-    kind: Kind
-    function: Callable[..., float]
-    floor: str
+    function: Function
+    """NaN says that the metric is not defined for these samples: it is left out."""
+    floor: str = ""
+    """What stands beside the value, in words."""
+    floor_kind: FloorKind = "ideal"
+    """Where the floor is from: the metric of a second target set, the ideal, the optimal cost."""
+    better: Literal["lower", "higher", "nearest"] = "lower"
+    """Which values are better; ``nearest`` to the ideal."""
+    ideal: float = 0.0
     max_dim: int | None = None
     """Above this dimension the metric is left out, because sampling noise is all it shows."""
-    better: Better = "lower"
-    ideal: float = 0.0
-    error: Callable[[float, int], float] | None = None
     features: FeatureMap | None = None
+    """The map of images through which the sets are seen (:mod:`bench.features`): D is then the
+    number of features. None for the samples as they are."""
+    error: Callable[[float, int], float] | None = None
+    """``error(value, n)``: the standard error of a value of n samples, where that is known;
+    elsewhere intervals come from resampling."""
+    main: int = 0
+    """A task is ranked by the metric with the largest number that all its rows have; 0 is never."""
+    headline: Literal["none", "plain", "images", "both"] = "none"
+    """Tables for reading show it, of tasks ranked by features of images, of others, or of both."""
+    plotted: bool = False
+    """There are bars of it."""
+    quick: bool = False
+    """``eval.metrics = main`` keeps it."""
+    curve: bool = False
+    """It is measured at every point of a curve of quality against cost."""
 
     def __call__(self, *arguments: Any) -> float:
-        return self.function(*arguments)
+        return float(self.function(*arguments))
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring; the label where it has none."""
+        return next(iter((self.function.__doc__ or "").strip().splitlines()), self.label)
+
+    def shown(self, images: bool) -> bool:
+        """Whether tables for reading show it, of tasks ranked by features of images or others."""
+        return self.headline == "both" or self.headline == ("images" if images else "plain")
 
     def meaningful(self, dim: int) -> bool:
         """Whether the metric means something for data of dimension ``dim``."""
@@ -77,16 +111,33 @@ METRICS: dict[str, Metric] = {}
 """Every metric by its name."""
 
 
-def metric(
-    name: str, label: str, kind: Kind, floor: str = TWO_TARGETS, **more: Any
-) -> Callable[[Callable[..., float]], Callable[..., float]]:
-    """Decorator: makes a function known as the metric ``name``; see :class:`Metric`."""
+def metric(name: str, label: str, kind: Kind, **more: Any) -> Callable[[Function], Function]:
+    """Decorator: makes a function known as the metric ``name``; ``more`` as in :class:`Metric`.
 
-    def add(function: Callable[..., float]) -> Callable[..., float]:
-        METRICS[name] = Metric(name, label, kind, function, floor, **more)
+    ``@metric("mine", "My distance", "distance")`` suffices. What compares with the target is
+    measured on a second target set too, for the floor; the floor of anything else is the ideal.
+
+    Raises:
+        ValueError: an attribute that there is not, a value that it cannot have, or a name that is
+            taken.
+    """
+    compares = kind in ("distance", "distribution", "label")
+    floor_kind = more.setdefault("floor_kind", "measured" if compares else "ideal")
+    more.setdefault("floor", FLOORS.get(floor_kind, ""))
+
+    def add(function: Function) -> Function:
+        if name in METRICS:
+            raise ValueError(f"a metric named {name!r} is registered already")
+        METRICS[name] = Metric(name=name, label=label, kind=kind, function=function, **more)
         return function
 
     return add
+
+
+def main_metrics() -> list[str]:
+    """The metrics that tasks may be ranked by, those that come first first."""
+    found = [name for name, metric in METRICS.items() if metric.main]
+    return sorted(found, key=lambda name: -METRICS[name].main)
 
 
 def to_numpy(samples: Tensor) -> Array:
@@ -99,9 +150,6 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
     """Slices of the rows of a matrix (rows, columns), each of at most ``BLOCK`` entries."""
     size = max(1, math.floor(BLOCK / columns))
     return (slice(start, start + size) for start in range(0, rows, size))
-
-
-FEW_DIMENSIONS = 8
 
 
 def squared_distances(x: Array, y: Array) -> Array:

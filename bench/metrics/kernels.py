@@ -1,23 +1,19 @@
-"""Distances that are means over pairs of samples; computed in blocks of rows."""
+"""Means over pairs of samples X (n, D) and target Y (m, D); computed in blocks of rows."""
 
 from collections.abc import Callable
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from bench.metrics.base import Array, blocks, metric, squared_distances, to_numpy
 from datasets import Distribution
 
-MEDIAN_SAMPLES = 1000
-"""Target samples whose distances give the bandwidth."""
-SCALES = 5
-"""Gaussian kernels in the MMD: bandwidths 1/4, 1/2, 1, 2 and 4 times the median distance."""
-
-Kernel = Callable[[Array, Array], Array]
+MEDIAN_SAMPLES = 1000  # target samples whose distances give the bandwidth
+SCALES = 5  # Gaussian kernels in the MMD
 
 
-def mean_kernel(kernel: Kernel, x: Array, y: Array) -> float:
+def mean_kernel(kernel: Callable[[Array, Array], Array], x: Array, y: Array) -> float:
     """Mean of ``kernel`` over all pairs."""
     sums = [kernel(x[rows], y).sum() for rows in blocks(len(x), len(y))]
     return float(np.sum(sums) / (len(x) * len(y)))
@@ -25,20 +21,15 @@ def mean_kernel(kernel: Kernel, x: Array, y: Array) -> float:
 
 def bandwidth(target: Tensor) -> float:
     """The median distance between two of the first ``MEDIAN_SAMPLES`` target samples."""
-    y = to_numpy(target[:MEDIAN_SAMPLES])
-    return float(np.median(cdist(y, y)[np.triu_indices(len(y), 1)]))
+    return float(np.median(pdist(to_numpy(target[:MEDIAN_SAMPLES]))))
 
 
-@metric("energy_distance", "energy distance", "distance")
+@metric("energy_distance", "energy distance", "distance", quick=True, curve=True)
 def energy_distance(samples: Tensor, target: Tensor) -> float:
     """sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|), means over all pairs (V-statistic).
 
     0 is ideal; its floor is above it. Agrees with ``scipy.stats.energy_distance`` in one dimension;
     units are the square root of the data's. Meaningful in every dimension.
-
-    Args:
-        samples: shape (n, D).
-        target: shape (m, D).
 
     References:
         Szekely and Rizzo, Energy statistics, JSPI 2013.
@@ -48,8 +39,8 @@ def energy_distance(samples: Tensor, target: Tensor) -> float:
         return np.asarray(np.sqrt(squared_distances(a, b)))
 
     x, y = to_numpy(samples), to_numpy(target)
-    both, own = mean_kernel(distance, x, y), [mean_kernel(distance, a, a) for a in (x, y)]
-    squared = 2 * both - own[0] - own[1]
+    squared = 2 * mean_kernel(distance, x, y) - mean_kernel(distance, x, x)
+    squared -= mean_kernel(distance, y, y)
     return float(np.sqrt(np.maximum(squared, 0)))  # NaN stays NaN
 
 
@@ -57,13 +48,9 @@ def energy_distance(samples: Tensor, target: Tensor) -> float:
 def mmd(samples: Tensor, target: Tensor) -> float:
     """sqrt(E k(X, X') + E k(Y, Y') - 2 E k(X, Y)), means over all pairs (V-statistic); no unit.
 
-    k is the mean of five Gaussian kernels exp(-|x - y|^2 / (2 h^2)), h = 1/4, 1/2, 1, 2 and 4
-    times the median distance between target samples: of modes and of what lies between them.
-    0 is ideal, sqrt(2) the most. Meaningful in every dimension.
-
-    Args:
-        samples: shape (n, D).
-        target: shape (m, D).
+    k is the mean of five Gaussian kernels exp(-|x - y|^2 / (2 h^2)), h = 1/4, 1/2, 1, 2 and 4 times
+    the median distance between target samples: of modes and of what lies between them. 0 is ideal,
+    sqrt(2) the most. Meaningful in every dimension.
 
     References:
         Gretton et al., A Kernel Two-Sample Test, JMLR 2012.
@@ -84,24 +71,20 @@ def mmd(samples: Tensor, target: Tensor) -> float:
     return float(np.sqrt(np.maximum(squared, 0)))
 
 
-@metric("stein", "Stein discrepancy", "law")
-def stein_discrepancy(samples: Tensor, target: Tensor, law: Distribution) -> float:
-    """sqrt(E u(X, X')) over all pairs, from the exact score s = grad log q of the target's law.
+@metric("stein", "Stein discrepancy", "distribution")
+def stein_discrepancy(samples: Tensor, target: Tensor, distribution: Distribution) -> float:
+    """sqrt(E u(X, X')) over all pairs, from the exact score s = grad log q of the target.
 
     u(x, y) = s(x)^T s(y) k + s(x)^T grad_y k + s(y)^T grad_x k + tr grad_x grad_y k, with k(x, y) =
     (1 + |x - y|^2 / h^2)^{-1/2} and h the median distance between target samples. It compares with
-    the law itself, not with samples of it; units 1 / data, 0 is ideal. Blind to the weights of
-    modes far apart: there the score is that of a single mode.
-
-    Args:
-        samples: shape (n, D).
-        target: shape (m, D), for h alone.
-        law: of the target; NaN if its score is not known.
+    the distribution itself, not with samples of it; units 1 / data, 0 is ideal. Blind to the
+    weights of modes far apart: there the score is that of a single mode. NaN if the score is not
+    known; the target samples are for h alone.
 
     References:
         Gorham and Mackey, Measuring Sample Quality with Kernels, ICML 2017.
     """
-    scores = law.score(samples.double())
+    scores = distribution.score(samples.double())
     if scores is None:
         return float("nan")
     x, s = to_numpy(samples), to_numpy(scores)

@@ -1,15 +1,23 @@
 """Metrics of nearest neighbours: fidelity and diversity, and what was learned by heart.
 
-Those with balls mean nothing for data of few or repeated values: balls of radius 0 hold nothing.
+Of samples (n, D) and target (m, D). Those with balls mean nothing for data of few or repeated
+values: balls of radius 0 hold nothing.
 """
+
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from bench.metrics.base import Array, blocks, metric, squared_distances, to_numpy
+from bench.metrics.base import SHARE, Array, blocks, metric, squared_distances, to_numpy
 
-NEIGHBOURS = 5
-"""k of the balls around samples."""
+HALF: dict[str, Any] = {
+    "better": "nearest",
+    "ideal": 0.5,
+    "floor": "1/2, by symmetry: fresh data are as near to the one as to the other",
+}
+AROUND_ONE: dict[str, Any] = {"better": "nearest", "ideal": 1.0}
+NEIGHBOURS = 5  # k of the balls around samples
 
 
 def _radii(x: Array) -> Array:
@@ -21,23 +29,20 @@ def _radii(x: Array) -> Array:
 
 def _inside(points: Array, centres: Array) -> Array:
     """How many of the balls around ``centres`` hold each of the ``points``, shape (n,)."""
-    radii = _radii(centres)
-    rows = blocks(len(points), len(centres))
-    return np.concatenate(
-        [(squared_distances(points[part], centres) < radii).sum(1) for part in rows]
-    )
+    radii, parts = _radii(centres), blocks(len(points), len(centres))
+    found = [(squared_distances(points[rows], centres) < radii).sum(1) for rows in parts]
+    return np.concatenate(found)
 
 
-@metric("knn_precision", "precision", "distance", better="higher", ideal=1.0)
+@metric("knn_precision", "precision", "distance", **SHARE)
+@metric(
+    "classifier_precision", "precision (classifier)", "distance", features="classifier", **SHARE
+)
 def precision(samples: Tensor, target: Tensor) -> float:
     """Share of samples inside some ball of a target sample with its k = 5 nearest; fidelity.
 
     1 is ideal, higher is better; no unit. One far target sample makes a large ball: read
     :func:`density` beside it. In high dimension balls overlap, and it says little.
-
-    Args:
-        samples: shape (n, D).
-        target: shape (m, D).
 
     References:
         Kynkaanniemi et al., Improved Precision and Recall Metric for Assessing Generative Models,
@@ -46,16 +51,13 @@ def precision(samples: Tensor, target: Tensor) -> float:
     return float((_inside(to_numpy(samples), to_numpy(target)) > 0).mean())
 
 
-@metric("knn_recall", "recall", "distance", better="higher", ideal=1.0)
+@metric("knn_recall", "recall", "distance", **SHARE)
+@metric("classifier_recall", "recall (classifier)", "distance", features="classifier", **SHARE)
 def recall(samples: Tensor, target: Tensor) -> float:
     """Share of target samples inside some ball of a sample with its k = 5 nearest; diversity.
 
     1 is ideal, higher is better; no unit. Scattered samples have large balls and a high recall:
     read :func:`coverage` beside it.
-
-    Args:
-        samples: shape (n, D).
-        target: shape (m, D).
 
     References:
         Kynkaanniemi et al., NeurIPS 2019.
@@ -63,16 +65,15 @@ def recall(samples: Tensor, target: Tensor) -> float:
     return precision(target, samples)
 
 
-@metric("density", "density", "distance", better="nearest", ideal=1.0)
+@metric("density", "density", "distance", **AROUND_ONE)
+@metric(
+    "classifier_density", "density (classifier)", "distance", features="classifier", **AROUND_ONE
+)
 def density(samples: Tensor, target: Tensor) -> float:
     """Mean number of target balls that hold a sample, over k = 5; fidelity.
 
     1 is ideal, and what the target itself has; below it samples are off the data, above it they
     crowd where the data are dense. No unit.
-
-    Args:
-        samples: shape (n, D).
-        target: shape (m, D).
 
     References:
         Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, ICML 2020.
@@ -81,15 +82,20 @@ def density(samples: Tensor, target: Tensor) -> float:
     return float(_inside(to_numpy(samples), to_numpy(target)).mean() / k)
 
 
-@metric("coverage", "coverage", "distance", better="higher", ideal=1.0)
+@metric("coverage", "coverage", "distance", headline="plain", **SHARE)
+@metric(
+    "classifier_coverage",
+    "coverage (classifier)",
+    "distance",
+    features="classifier",
+    headline="images",
+    **SHARE,
+)
 def coverage(samples: Tensor, target: Tensor) -> float:
     """Share of target balls (k = 5) that hold a sample; diversity.
 
-    1 is ideal, higher is better; two equally large sets of one law have 1 - 2^{-k} = .97. No unit.
-
-    Args:
-        samples: shape (n, D).
-        target: shape (m, D).
+    1 is ideal, higher is better; two equally large sets of one distribution have 1 - 2^{-k} = .97.
+    No unit.
 
     References:
         Naeem et al., ICML 2020.
@@ -100,29 +106,20 @@ def coverage(samples: Tensor, target: Tensor) -> float:
 def nearest(points: Tensor, others: Tensor) -> Array:
     """Distance of each of the points (n, D) to the next of the others (N, D), shape (n,)."""
     x, y = to_numpy(points), to_numpy(others)
-    parts = [x[rows] for rows in blocks(len(x), len(y))]
-    distances: Array = np.sqrt(np.concatenate([squared_distances(z, y).min(1) for z in parts]))
-    return distances
+    found = [squared_distances(x[rows], y).min(1) for rows in blocks(len(x), len(y))]
+    return np.asarray(np.sqrt(np.concatenate(found)))
 
 
+@metric("memorised", "memorised share", "memory", **HALF)
 @metric(
-    "memorised",
-    "memorised share",
-    "memory",
-    "1/2, by symmetry: fresh data are as near to the one as to the other",
-    better="nearest",
-    ideal=0.5,
+    "feature_memorised", "memorised share (classifier)", "memory", features="classifier", **HALF
 )
 def memorised(samples: Tensor, target: Tensor, train: Tensor) -> float:
     """Share of samples that are nearer to a training sample than to a held-out one.
 
-    Both sets are cut to one size. 1/2 is ideal: 1 is a method that repeats its data. No unit. It
-    means nothing for samples far from both.
-
-    Args:
-        samples: shape (n, D).
-        target: held-out samples, shape (m, D).
-        train: training samples, shape (N, D), in random order.
+    Of training samples (N, D) in random order and a held-out target; both sets are cut to one size.
+    1/2 is ideal: 1 is a method that repeats its data. No unit. It means nothing for samples far
+    from both.
 
     References:
         Meehan, Chaudhuri and Dasgupta, A Non-Parametric Test to Detect Data-Copying in Generative

@@ -1,6 +1,11 @@
-"""What the map from source samples to end points costs, and how straight its lines are."""
+"""What the map from source samples to end points costs, and how straight its lines are.
+
+Of source points x (n, D) and samples, their images T(x) (n, D) in the same order; or of the states
+along the lines, path (T+1, n, D).
+"""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,90 +14,68 @@ from bench.metrics.base import metric
 from bench.metrics.distances import optimal_cost
 from datasets import Known
 
+COUPLING, FLOW, STRAIGHT = "1, an optimal coupling", "0, the exact map of FM", "1, straight lines"
+COST: dict[str, Any] = {"floor_kind": "cost", "headline": "both", "quick": True}
+SHOWN: dict[str, Any] = {"headline": "plain", "quick": True}
 
-@metric("transport_cost", "transport cost", "coupling", "the optimal cost to the held-out target")
+
+@metric("transport_cost", "transport cost", "coupling", plotted=True, **COST)
 def transport_cost(source: Tensor, samples: Tensor) -> float:
     """mean |x - T(x)|^2, units of the data squared; the optimal cost is ideal, lower is better.
 
     To be read together with a distance to the target: a map that shrinks looks cheap.
-
-    Args:
-        source: start points, shape (n, D).
-        samples: their images T(x) in the same order, shape (n, D).
     """
     return float((samples.double() - source.double()).square().sum(1).mean())
 
 
-@metric(
-    "radial_transport_cost",
-    "radial transport cost",
-    "radial",
-    "the optimal cost to the held-out target",
-)
+@metric("radial_transport_cost", "radial transport cost", "radial", **COST)
 def radial_transport_cost(source: Tensor, samples: Tensor) -> float:
     """mean |x - T(r(x))|^2 of a method with a prior of its own, units of the data squared.
 
-    The optimal cost is ideal, lower is better. r maps N(0, I) onto the prior, radius to radius by
-    quantiles in the same direction (``Method.start``), and T is the method. The cost from the prior
-    itself says nothing (it is infinite for PFGM at D <= 2); this one can be set beside
-    :func:`transport_cost`, but belongs to the map T o r, of which the method chose only T. If T is
-    random (a reverse SDE) it is the cost of that random coupling.
-
-    Args:
-        source: draws x of N(0, I), shape (n, D).
-        samples: their images in the same order, shape (n, D).
+    Of draws x (n, D) of N(0, I) and samples, their images (n, D) in the same order. The optimal
+    cost is ideal, lower is better. r maps N(0, I) onto the prior, radius to radius by quantiles in
+    the same direction (``Method.start``), and T is the method. The cost from the prior itself says
+    nothing (it is infinite for PFGM at D <= 2); this one can be set beside :func:`transport_cost`,
+    but belongs to the map T o r, of which the method chose only T. If T is random (a reverse SDE)
+    it is the cost of that random coupling.
     """
     return transport_cost(source, samples)
 
 
 @metric(
-    "coupling_ratio", "coupling ratio", "coupling", "1, an optimal coupling", max_dim=3, ideal=1.0
+    "coupling_ratio", "coupling ratio", "coupling", floor=COUPLING, ideal=1.0, max_dim=3, **SHOWN
 )
 def coupling_ratio(source: Tensor, samples: Tensor) -> float:
     """mean |x - T(x)|^2 over the optimal cost between the same two sets; 1 is optimal.
 
-    It judges the coupling alone, not whether the end points follow the target. A lower bound of
-    the ratio of the laws, and above a few dimensions useless: there x is nearest to its own T(x)
-    among the samples, and every map has 1 (FM's exact map between Gaussians has 1.19 at D = 16).
-    On a line every increasing map has 1. NaN if nothing moved.
-
-    Args:
-        source: start points, shape (n, D).
-        samples: their images T(x) in the same order, shape (n, D).
+    It measures the coupling alone, not whether the end points follow the target. A lower bound of
+    the ratio of the distributions, and above a few dimensions useless: there x is nearest to its
+    own T(x) among the samples, and every map has 1 (FM's exact map between Gaussians has 1.19 at D
+    = 16). On a line every increasing map has 1. NaN if nothing moved.
     """
     optimal = optimal_cost(source, samples)
     return transport_cost(source, samples) / optimal if optimal > 0 else math.nan
 
 
-@metric("excess_cost", "excess cost", "known", "0, the optimal map")
+@metric("excess_cost", "excess cost", "known", floor="0, the optimal map", **SHOWN)
 def excess_cost(source: Tensor, samples: Tensor, known: Known) -> float:
     """(mean |x - T(x)|^2 - mean |x - T*(x)|^2) / C*, over the exact optimal cost C*; no unit.
 
-    0 is ideal. The mean cost of T* at the same points takes the noise of the draw away. Below
-    zero only for a map that misses the target: read it with :func:`map_error`.
-
-    Args:
-        source: start points, shape (n, D).
-        samples: their images T(x) in the same order, shape (n, D).
-        known: the optimal map and its cost.
+    Of source points x (n, D), samples, their images T(x) (n, D), and what is known: the optimal map
+    T* and its cost. 0 is ideal. The mean cost of T* at the same points takes the noise of the draw
+    away. Below zero only for a map that misses the target: read it with :func:`map_error`.
     """
     optimal = transport_cost(source, known.optimal_map(source))
     return (transport_cost(source, samples) - optimal) / known.optimal_cost
 
 
-@metric(
-    "excess_flow_cost", "excess over FM's cost", "known", "0, the exact map of FM", better="nearest"
-)
+@metric("excess_flow_cost", "excess over FM's cost", "known", floor=FLOW, better="nearest", **SHOWN)
 def excess_flow_cost(source: Tensor, samples: Tensor, known: Known) -> float:
     """(mean |x - T(x)|^2 - mean |x - T_FM(x)|^2) / C_FM, over the exact cost of FM; no unit.
 
-    T_FM is the exact map of Flow Matching with independent pairs and sigma = 0: 0 is ideal for
-    FM, negative a method that transports more cheaply.
-
-    Args:
-        source: start points, shape (n, D).
-        samples: their images T(x) in the same order, shape (n, D).
-        known: FM's exact map and its cost; NaN without.
+    Of source points x (n, D), samples, their images T(x) (n, D), and what is known of FM; NaN if
+    nothing is. T_FM is the exact map of Flow Matching with independent pairs and sigma = 0: 0 is
+    ideal for FM, negative a method that transports more cheaply.
     """
     if known.flow_map is None or known.flow_cost is None:
         return math.nan
@@ -100,17 +83,13 @@ def excess_flow_cost(source: Tensor, samples: Tensor, known: Known) -> float:
     return (transport_cost(source, samples) - exact) / known.flow_cost
 
 
-@metric("map_error", "map error", "known", "0, the optimal map")
+@metric("map_error", "map error", "known", floor="0, the optimal map", quick=True)
 def map_error(source: Tensor, samples: Tensor, known: Known) -> float:
     """mean |T(x) - T*(x)|^2 over the variance of the target: the unexplained part; no unit.
 
-    0 is ideal. The variance is that of the images T*(x). Large for a method whose map is another
-    one by design, such as Flow Matching.
-
-    Args:
-        source: start points, shape (n, D).
-        samples: their images T(x) in the same order, shape (n, D).
-        known: the optimal map.
+    Of source points x (n, D), samples, their images T(x) (n, D), and the known optimal map T*. 0 is
+    ideal. The variance is that of the images T*(x). Large for a method whose map is another one by
+    design, such as Flow Matching.
 
     References:
         Korotin et al., Do Neural Optimal Transport Solvers Work?, NeurIPS 2021 (L2-UVP).
@@ -120,7 +99,7 @@ def map_error(source: Tensor, samples: Tensor, known: Known) -> float:
     return float(error / images.var(0).sum())
 
 
-@metric("path_energy", "path energy", "path", "the optimal cost to the held-out target")
+@metric("path_energy", "path energy", "path", floor_kind="cost")
 def path_energy(path: Tensor) -> float:
     """Mean squared length of the lines, units of the data squared.
 
@@ -128,21 +107,17 @@ def path_energy(path: Tensor) -> float:
     speed, the smallest of any pace: not less than the transport cost, and equal to it for straight
     lines. Lines of all methods are measured alike, whatever their own time is. The length is that
     of the polygon through the solver's grid points.
-
-    Args:
-        path: states along the lines, shape (T+1, n, D).
     """
     return float(lengths(path).square().mean())
 
 
-@metric("straightness", "straightness", "path", "1, straight lines", ideal=1.0)
+@metric(
+    "straightness", "straightness", "path", floor=STRAIGHT, ideal=1.0, headline="both", quick=True
+)
 def straightness(path: Tensor) -> float:
     """Mean length of the lines over the mean distance of their ends; 1 is straight.
 
     The length is that of the polygon through the solver's grid points, in data space.
-
-    Args:
-        path: states along the lines, shape (T+1, n, D).
     """
     path = path.double()
     distance = torch.linalg.vector_norm(path[-1] - path[0], dim=1).mean()

@@ -1,4 +1,4 @@
-"""The classifier two-sample test."""
+"""The classifier two-sample test of samples (n, D) and target (m, D)."""
 
 import math
 
@@ -9,12 +9,9 @@ from torch import Tensor
 
 from bench.metrics.base import metric, to_numpy
 
-FOLDS = 5
-SEED = 0
-SMALLEST = 25
-"""Samples below which no tree is split."""
-LARGEST_DIM = 512
-"""Trees of more pixels take long (9 s for two values at D = 768, n = 500) and tell all apart."""
+FOLDS, SEED = 5, 0
+SMALLEST = 25  # samples below which no tree is split
+LARGEST_DIM = 512  # above it trees take long (9 s for two values at D = 768) and tell all apart
 
 
 def c2st_error(accuracy: float, n: int) -> float:
@@ -22,7 +19,9 @@ def c2st_error(accuracy: float, n: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / (2 * n))
 
 
-@metric("c2st", "C2ST", "distance", max_dim=LARGEST_DIM, ideal=0.5, error=c2st_error)
+@metric(
+    "c2st", "C2ST", "distance", max_dim=LARGEST_DIM, ideal=0.5, error=c2st_error, headline="plain"
+)
 def c2st(samples: Tensor, target: Tensor) -> float:
     """Accuracy of a classifier that tells samples from target, cross-validated; 1/2 is ideal.
 
@@ -30,15 +29,11 @@ def c2st(samples: Tensor, target: Tensor) -> float:
     a sample of one set those of the other are more likely, and .43 to .48 is common; copies of the
     target have .2. The standard error is that of independent draws.
 
-    Gradient-boosted trees of scikit-learn and ``FOLDS`` folds; each sample is judged once, by
+    Gradient-boosted trees of scikit-learn and ``FOLDS`` folds; each sample is classified once, by
     trees that were not trained on it. They see shifts, spreads and gaps along axes, and
     correlations less: 1/2 says that *this* classifier saw no difference. Near 1 says little
     where the data are whole numbers, such as pixels, and samples are not. Sets of different size
-    are cut to the smaller.
-
-    Args:
-        samples: shape (n, D); NaN below ``SMALLEST``.
-        target: shape (m, D), likewise.
+    are cut to the smaller; NaN below ``SMALLEST`` samples.
 
     References:
         Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests, ICLR 2017.

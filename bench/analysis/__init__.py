@@ -1,0 +1,1 @@
+"""Tables from records: the leaderboard, its tests, ranks, ablations and curves."""

@@ -1,0 +1,58 @@
+"""What the steps of a cell share: what is run, and where."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bench.config.cell import Cell
+from datasets import Distribution, Task
+from methods import Method
+
+Notify = Callable[[str, int, int, float | None], None]
+"""``notify(stage, step, steps, loss)``: where a cell stands."""
+
+
+@dataclass(frozen=True)
+class CellContext:
+    """A cell and what it names."""
+
+    cell: Cell
+    method: Method
+    task: Task
+    source: Distribution  # all that the cell is trained and evaluated on is drawn from these
+    target: Distribution
+
+    @classmethod
+    def of(cls, cell: Cell) -> "CellContext":
+        """Builds what the cell names; for tuning, with the distributions for validation."""
+        task = cell.build_task()
+        source, target = task.source(), task.target()
+        if cell.eval.split == "validation":
+            source, target = source.for_validation(), target.for_validation()
+        return cls(cell, cell.build_method(), task, source, target)
+
+    @cached_property
+    def task_digest(self) -> str:
+        """Hash of the task's data: where it is another, so is the result."""
+        return self.task.digest()
+
+
+class Saving(NamedTuple):
+    """When training is saved."""
+
+    every: int | None = None  # steps between two checkpoints; None for one every few minutes
+    written: Callable[[], None] = lambda: None  # called after each checkpoint
+
+
+class RunContext(NamedTuple):
+    """Where a cell runs, and who is notified."""
+
+    folder: Path
+    device: torch.device
+    notify: Notify
+    saving: Saving
+    fid_weights: str | None  # the weight file of pytorch-fid; None for its usual place

@@ -1,0 +1,90 @@
+"""What a cell draws, each from a generator of its own: data, weights, held-out sets."""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.cell.context import CellContext
+from bench.config.cell import Cell
+from datasets.base import Empirical, check_samples
+from methods import Method
+from methods.base import MODEL_SAMPLES
+
+# How the purposes of a split's generators begin: no seed gives both splits the same draw.
+EVALUATION = {"test": "evaluate", "validation": "validate"}
+
+
+class HeldOut(NamedTuple):
+    """Samples that no training sees, all of one size."""
+
+    source: Tensor  # (n, D)
+    target: Tensor  # (n, D)
+    second_target: Tensor  # (n, D), for the floors
+
+
+def evaluation_sets(context: CellContext) -> HeldOut:
+    """Held-out samples of source and target: as many as asked for, or as all of them have."""
+    cell, source, target = context.cell, context.source, context.target
+    n, draws, verb = cell.eval.n, cell.eval.draws, EVALUATION[cell.eval.split]
+    named = {
+        "source": source.held_out(n, generator(cell, f"{verb} source"), draws),
+        "target": target.held_out(n, generator(cell, f"{verb} target"), draws),
+        "second target": target.second_set(n, generator(cell, f"{verb} floor"), draws),
+    }
+    size = min(len(samples) for samples in named.values())
+    sets = [check_samples(x[:size], target.dim, f"{cell.task} {k}") for k, x in named.items()]
+    return HeldOut(*sets)
+
+
+def build_model(context: CellContext, method: Method | None = None) -> nn.Module:
+    """The model, of the cell's method or another one; torch's random state is kept.
+
+    The weights depend on the seed alone.
+    """
+    method = method or context.method
+    network = context.cell.network.factory(*context.target.shape)
+    samples = training_samples(context, method.samples)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(context.cell, "weights"))
+        return method.model(network, *samples)
+
+
+def training_samples(context: CellContext, n: int = MODEL_SAMPLES) -> tuple[Tensor, Tensor]:
+    """``n`` training samples each of source and target, as even as they can be drawn.
+
+    For a trained method they set the scale of inputs and outputs; what is not trained has no
+    others, where training sees millions.
+    """
+    rng = generator(context.cell, "statistics")
+    return context.source.low_variance(n, rng), context.target.low_variance(n, rng)
+
+
+def shuffled_training_set(context: CellContext) -> Tensor | None:
+    """All training samples of a data set in random order; None for other distributions."""
+    if not isinstance(context.target, Empirical):
+        return None
+    train = context.target.train
+    return train[torch.randperm(len(train), generator=generator(context.cell, "memory"))]
+
+
+def seed_of(cell: Cell, purpose: str) -> int:
+    """A seed for one purpose: the same for every method and setting of a task and seed."""
+    text = f"{cell.task} {cell.task_version} {cell.seed} {purpose}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def generator(
+    cell: Cell, purpose: str, device: torch.device = torch.device("cpu")
+) -> torch.Generator:
+    """A random generator for one purpose."""
+    return torch.Generator(device).manual_seed(seed_of(cell, purpose))
+
+
+def hash_of(*samples: Tensor) -> str:
+    """Hash of data, to see that two cells were trained and evaluated on the same."""
+    digest = hashlib.sha256()
+    for tensor in samples:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

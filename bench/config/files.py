@@ -1,0 +1,86 @@
+"""Configurations in TOML files: suites, and files of the user."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from bench.config.catalogue import suites
+from bench.config.errors import SpecError, check_names, shown, validated
+from bench.config.grid import Spec
+from bench.config.settings import SHORTHANDS
+from bench.config.values import as_list, parse_seeds
+
+MAX_CONFIG_BYTES = 1_000_000
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A TOML file as arguments of :class:`Spec`: tables are sections, lists are axes.
+
+    Tables ``[[vary]]`` are variations, each with methods, tasks, seeds and settings.
+
+    Raises:
+        SpecError: a file that cannot be read, or a key that does not exist.
+    """
+    try:
+        with path.open("rb") as file:  # a device such as /dev/zero has no end
+            content = file.read(MAX_CONFIG_BYTES + 1)
+        if len(content) > MAX_CONFIG_BYTES:
+            raise ValueError(f"more than {MAX_CONFIG_BYTES} bytes")
+        tables = tomllib.loads(content.decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpecError(f"config: cannot read {path}: {error}") from None
+    variations = tables.pop("vary", [])
+    if not isinstance(variations, list) or not all(isinstance(one, dict) for one in variations):
+        raise SpecError(f"vary: expected tables [[vary]], got {shown(variations)}")
+    return {**_config(tables), "vary": [_config(one) for one in variations]}
+
+
+def _config(tables: dict[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {"settings": {}}
+    for key, value in tables.items():
+        if key == "seeds" and isinstance(value, str):
+            config[key] = parse_seeds(value)
+        elif key in ("methods", "tasks", "seeds"):
+            kind = int if key == "seeds" else str
+            config[key] = as_list(key, value)
+            if not all(type(item) is kind for item in config[key]):
+                raise SpecError(f"{key}: expected a list of {kind.__name__}, got {shown(value)}")
+        elif isinstance(value, dict):
+            for name, setting in value.items():
+                config["settings"][f"{key}.{name}"] = as_list(f"{key}.{name}", setting)
+        else:
+            config["settings"][SHORTHANDS.get(key, key)] = as_list(key, value)
+    return config
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> Spec:
+    """Two configurations as one: ``over`` overrides ``base``, in the variations of ``base`` too."""
+    given = over.get("settings", {})
+    merged = {**base, **over, "settings": {**base["settings"], **given}}
+    merged["vary"] = over.get("vary") or [
+        {
+            **{key: value for key, value in variation.items() if key not in over},
+            "settings": {k: v for k, v in variation["settings"].items() if k not in given},
+        }
+        for variation in base["vary"]
+    ]
+    return validated("", lambda: Spec(**merged))
+
+
+def folder_name(config: Path) -> str:
+    """The name of a configuration file without its ending, as that of a folder.
+
+    Raises:
+        SpecError: a name that leads elsewhere, such as that of ``...toml``, or that is hidden.
+    """
+    if not re.fullmatch(r"\w[\w .+-]*", config.stem):
+        raise SpecError(f"config: no folder can be named after {str(config)!r}, give one with out")
+    return config.stem
+
+
+def suite_path(name: str) -> Path:
+    """The file of a suite by its name; raises :class:`SpecError` for an unknown one."""
+    known = suites()
+    check_names("suite", [name], known)
+    return known[name]

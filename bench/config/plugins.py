@@ -1,0 +1,180 @@
+"""Plug-ins: methods, tasks, metrics and networks in a file of the user's (``--plugin FILE.py``).
+
+The result of a cell depends on the source of the plug-ins that it uses, so their hashes are part
+of the cell and of its id: after an edit the cell is another one, and runs again.
+"""
+
+import hashlib
+import importlib.util
+import modulefinder
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.config.errors import SpecError
+from datasets import TASKS, Task
+from methods import METHODS, Method
+
+OURS = ("bench", "methods", "datasets")
+# How the names of class attributes begin that Python and pydantic fill in by themselves.
+LAZY = ("__pydantic", "__signature__", "__annotations__", "_abc_impl")
+
+
+class Plugin(NamedTuple):
+    """A plug-in that this process has loaded."""
+
+    file: Path
+    files: frozenset[Path]  # the file and the modules beside it that it imports
+    digest: str
+    registered: frozenset[Any]  # the methods and tasks that it has added
+    patches: bool  # it has replaced something of ours, which may concern every cell
+
+
+_loaded: dict[str, Plugin] = {}
+
+
+def load_plugin(path: str) -> str:
+    """Runs a Python file that registers methods, tasks or metrics, once a process; its hash.
+
+    Raises:
+        SpecError: no such file, one that raises, that registers an incomplete class, or that has
+            changed since this process has loaded it.
+    """
+    file = _file_of(path)
+    plugin = _loaded.get(str(file))
+    if plugin is None:
+        for other in _loaded.values():
+            if other.file.stem == file.stem:
+                known = str(other.file)
+                raise SpecError(f"plugin: {path!r} has the name of another one, {known!r}")
+        _loaded[str(file)] = plugin = _load(file)
+    elif _source(file)[1] != plugin.digest:
+        raise SpecError(f"plugin: {path!r} has changed since it was loaded; start a new process")
+    return plugin.digest
+
+
+def loaded() -> dict[str, str]:
+    """The plug-ins of this process: their files and hashes."""
+    return {path: plugin.digest for path, plugin in _loaded.items()}
+
+
+def used_by(*kinds: Any) -> dict[str, str]:
+    """The names and hashes of the plug-ins that decide what these classes or functions do.
+
+    Those that define or register one of them or of their base classes, and those that have
+    replaced something of ours.
+    """
+    if not _loaded:
+        return {}
+    bases = {base for kind in kinds for base in getattr(kind, "__mro__", [kind])}
+    modules = [sys.modules.get(base.__module__) for base in bases]
+    files = {Path(file).resolve() for m in modules if (file := getattr(m, "__file__", None))}
+    return {
+        plugin.file.stem: plugin.digest
+        for plugin in sorted(_loaded.values(), key=lambda plugin: plugin.file.stem)
+        if plugin.patches or bases & plugin.registered or files & plugin.files
+    }
+
+
+def why_not_here(cell_plugins: Mapping[str, str], paths: Iterable[str]) -> str | None:
+    """Why a cell must not run in this worker: its plug-ins are not those it was planned with.
+
+    Those of the run, at ``paths``, are loaded first unless they are already.
+    """
+    try:
+        for path in paths:
+            if path not in _loaded:
+                load_plugin(path)
+    except SpecError as error:
+        return str(error)
+    here = {plugin.file.stem: plugin.digest for plugin in _loaded.values()}
+    changed = [f"{name}.py" for name, digest in cell_plugins.items() if here.get(name) != digest]
+    return f"plugin: {', '.join(changed)} changed while the run was going on" if changed else None
+
+
+def _file_of(path: str) -> Path:
+    try:
+        if isinstance(path, str | Path) and Path(path).suffix == ".py" and Path(path).is_file():
+            return Path(path).absolute()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        pass
+    raise SpecError(f"plugin: expected a Python file, got {path!r}")
+
+
+def _load(file: Path) -> Plugin:
+    name = f"bench_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    before = _snapshot()
+    tables: tuple[dict[str, Any], ...] = (METHODS, TASKS)
+    held = [dict(table) for table in tables]
+    try:
+        files, digest = _source(file)
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)  # for dataclasses
+        spec.loader.exec_module(module)
+        added = {kind for table in tables for kind in table.values()}
+        added -= {kind for table in held for kind in table.values()}
+        for kind in added:
+            _check_complete(file, kind)
+    except (Exception, SystemExit) as error:
+        for table, content in zip(tables, held, strict=True):
+            table.clear()
+            table.update(content)
+        if isinstance(error, SpecError):
+            raise
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SpecError(f"plugin: {str(file)!r} raises {message}") from None
+    return Plugin(file, files, digest, frozenset(added), _replaced(before, _snapshot()))
+
+
+def _check_complete(file: Path, kind: type[Method] | type[Task]) -> None:
+    """Raises :class:`SpecError` for a registered class of which no object can be made."""
+    named = [name for name in ("title", "dim") if name in kind.__class_vars__]
+    lacks = [*sorted(kind.__abstractmethods__), *(n for n in named if not hasattr(kind, n))]
+    if lacks:
+        what = "method" if issubclass(kind, Method) else "task"
+        raise SpecError(f"plugin {file.name!r}: {what} {kind.name!r} lacks {', '.join(lacks)}")
+
+
+def _source(file: Path) -> tuple[frozenset[Path], str]:
+    """A file with the modules in its own folder that it imports, directly or not, and their hash.
+
+    Found by reading, without running anything: a worker finds the same, wherever the folder lies.
+    """
+    finder = modulefinder.ModuleFinder([str(folder) for folder in file.parents], excludes=OURS)
+    finder.run_script(str(file))
+    modules: list[Any] = list(finder.modules.values())
+    found = {Path(module.__file__) for module in modules if module.__file__}
+    files = sorted(path for path in found if path.is_relative_to(file.parent))
+    digest = hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(file.parent)} {len(content)} ".encode() + content)
+    return frozenset(path.resolve() for path in files), digest.hexdigest()[:16]
+
+
+def _snapshot() -> dict[tuple[Any, str], Any]:
+    """What the names in our modules, in their classes and in their tables stand for."""
+    found: dict[tuple[Any, str], Any] = {}
+    for module, content in list(sys.modules.items()):
+        ours = module.partition(".")[0] in OURS
+        for name, value in list(vars(content).items()) if ours else ():
+            found[module, name] = value
+            if isinstance(value, type) and value.__module__ == module:
+                found |= {(value, k): v for k, v in vars(value).items() if not k.startswith(LAZY)}
+            elif isinstance(value, dict) and not name.startswith("__"):
+                found |= {(f"{module}:{name}", str(key)): entry for key, entry in value.items()}
+    return found
+
+
+def _replaced(before: dict[tuple[Any, str], Any], after: dict[tuple[Any, str], Any]) -> bool:
+    """Whether anything is not what it was, or a class has a new attribute.
+
+    A new entry of a table, or a new name or module, is no change.
+    """
+    classes = {owner for owner, _ in before if isinstance(owner, type)}
+    return any(after.get(key, before) is not value for key, value in before.items()) or any(
+        owner in classes for owner, _ in after.keys() - before.keys()
+    )

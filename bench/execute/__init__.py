@@ -1,0 +1,1 @@
+"""Many cells, anywhere: in this process, in supervised workers, on a cluster."""

@@ -1,0 +1,177 @@
+"""A run of cells into an output folder: what is left to do, who does it, what is noted of it."""
+
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bench.config.cell import Cell
+from bench.config.errors import SpecError
+from bench.config.grid import Spec
+from bench.config.options import RunOptions
+from bench.execute.cluster import address_of
+from bench.execute.cost import Expectation, longest_first
+from bench.execute.devices import check_device, resolve_device
+from bench.execute.executors import Executor, execute, open_executor
+from bench.execute.worker import data_changed
+from bench.store.folder import cell_folder, set_kills
+from bench.store.manifest import add_run, end_run
+from bench.store.provenance import environment
+from bench.store.records import Record, is_settled, read_records
+from datasets.base import DATA_ROOT, DataError
+
+
+def prepared(options: RunOptions) -> RunOptions:
+    """The options with a device and a number of jobs that this machine has.
+
+    Raises:
+        SpecError: a device, a file or a package that is not here.
+    """
+    use_data_root(options.data_root)
+    if options.fid_weights is not None and not Path(options.fid_weights).is_file():
+        raise SpecError(f"fid-weights: no file {options.fid_weights!r}")
+    if options.scheduler is not None and options.jobs is not None:
+        raise SpecError("jobs: a cluster has as many as it has workers; leave it out")
+    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise SpecError(
+            "tensorboard: not installed, pip install 'field-matching-bench[tensorboard]'"
+        )
+    if options.scheduler is not None:
+        address_of(options.scheduler)
+        check_device(options.device)  # the workers have it or not
+        return options.changed(jobs=1)
+    device = resolve_device(options.device)
+    jobs = options.jobs or (torch.cuda.device_count() if device == "cuda" else 1)
+    return options.changed(device=device, jobs=jobs)
+
+
+def use_data_root(folder: str | Path | None) -> None:
+    """Has tasks look for files of the user's there; None leaves it to the environment.
+
+    Raises:
+        SpecError: no such folder.
+    """
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise SpecError(f"data-root: no folder {str(folder)!r}")
+        os.environ[DATA_ROOT] = str(Path(folder).absolute())
+
+
+def check_data(cells: Iterable[Cell], options: RunOptions) -> None:
+    """Looks whether the files of the user's are there that cells need; on a cluster they are not.
+
+    Raises:
+        SpecError: they are not; says what must lie where.
+    """
+    if options.scheduler is not None:
+        return
+    tasks = {(cell.task, repr(cell.task_parameters)): cell for cell in cells}
+    for cell in tasks.values():
+        try:
+            cell.build_task().check()
+        except DataError as error:
+            raise SpecError(str(error)) from None
+
+
+class Session:
+    """The cells of one command, those of them that are left to do, and their execution.
+
+    Args:
+        spec: what the user asked for.
+        cells: its grid.
+        options: how to run them.
+
+    Raises:
+        SpecError: a folder that cannot be written, or no such scheduler.
+        RecordError: the folder holds a file that is no record of this version.
+        StorageError: a full disk.
+    """
+
+    def __init__(self, spec: Spec, cells: list[Cell], options: RunOptions) -> None:
+        check_writable(options.out)
+        self.cells = cells
+        self.options = options.changed(begun=time.time())
+        self.before, todo, changed = plan(cells, self.options)
+        self.expectation = Expectation()
+        if todo:
+            by_id = {cell.id: cell for cell in cells}
+            for record in self.before:
+                self.expectation.learn(by_id[record.id], record)
+        self.todo = longest_first(todo, self.expectation)
+        check_data(self.todo, options)
+        for cell in self.todo if options.force else []:
+            set_kills(cell_folder(options.out, cell.id), 0)
+        self.statuses = Counter(str(record.status) for record in self.before)
+        with contextlib.ExitStack() as stack:
+            self.executor: Executor | None = None
+            if self.todo:
+                self.executor = open_executor(self.options, len(self.todo))
+                stack.callback(self.executor.close)
+            entry = {"command": options.command, "spec": spec.model_dump(mode="json")}
+            self.number = add_run(options.out, **entry, cells=len(cells), **environment())
+            stack.pop_all()  # the executor is open until the cells have run
+        for task, count in changed.items():
+            line = f"the data of {task} have changed since {count} cells were recorded"
+            print(f"{line}: they run again", file=sys.stderr, flush=True)
+
+    def records(self) -> Generator[Record]:
+        """Runs what is left to do and yields the records as they finish.
+
+        Raises:
+            StorageError, RecordError, ExecutionError: the run cannot go on.
+        """
+        if self.executor is not None:
+            with contextlib.closing(self.executor):
+                for record in execute(self.todo, self.options, self.executor):
+                    self.statuses[record.status] += 1
+                    yield record
+        end_run(self.options.out, self.number, self.statuses)
+
+
+class Plan(NamedTuple):
+    """What a command has to do."""
+
+    before: list[Record]
+    """Of the cells that need not run again."""
+    todo: list[Cell]
+    changed: Counter[str]
+    """How many finished cells run again because the data of their task have changed, by task."""
+
+
+def plan(cells: list[Cell], options: RunOptions) -> Plan:
+    """Which of the cells have to run.
+
+    Raises:
+        RecordError: the folder holds a file that is no record of this version.
+    """
+    known = {record.id: record for record in read_records(options.out)}
+    found, now = Plan([], [], Counter()), time.time()
+    for cell in cells:
+        record = None if options.force else known.get(cell.id)
+        if record is None or not is_settled(record, options.timeout, options.memory):
+            found.todo.append(cell)
+        elif options.scheduler is None and data_changed(record, now):
+            found.todo.append(cell)
+            found.changed[cell.task] += 1
+        else:
+            found.before.append(record)
+    return found
+
+
+def check_writable(out: Path) -> None:
+    """Raises :class:`SpecError` for a folder that cannot be made or written."""
+    try:
+        (out / "cells").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out / "cells"):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"out: cannot write to {str(out)!r}: {reason}") from None

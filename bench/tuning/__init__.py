@@ -1,0 +1,1 @@
+"""Tuning: what is searched, the trials, and the choice."""

@@ -1,0 +1,193 @@
+r"""What methods share that move samples along Gaussian paths: velocities, and optimal pairs.
+
+Given a pair k, the path is Gaussian around the segment, and so is its source if it is known as a
+density: N(0, I), or stored samples blurred by a width h. The velocity that a perfect network would
+learn is the mean of the pairs' own, weighted with their densities at x (Lipman et al., ICLR 2023,
+https://arxiv.org/abs/2210.02747, theorem 1).
+"""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import ot
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from methods.base import Draw, ExactMethod, Method, Regression, at
+from methods.draws import normal, uniform
+from methods.electrostatics import in_blocks
+from methods.networks import CosineEmbedding, NetworkFactory, Standardised
+from methods.solvers import Flow
+
+
+class GaussianPath(Method):
+    r"""Paths along the segments of pairs, x = (1 - t) x_0 + t x_1 + s(t) epsilon."""
+
+    sigma: float = Field(0.0, ge=0)
+
+    def width(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """s(t) and its derivative, shapes of t: ``sigma``, unless overridden."""
+        return torch.full_like(t, self.sigma), torch.zeros_like(t)
+
+
+class VelocityMethod(GaussianPath):
+    r"""The velocity of Gaussian paths, learned.
+
+    .. math:: x = (1 - t) x_0 + t x_1 + s(t) \epsilon, \quad t \sim U(0, 1), \quad
+              v(x, t) \approx x_1 - x_0 + s'(t) \epsilon
+
+    and transport by dx/dt = v from t = 0 to t = 1. Methods differ in the :meth:`pairs` and in the
+    :meth:`width`.
+    """
+
+    def pairs(self, source: Draw, target: Draw, n: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        """x_0 and x_1, each (n, D): independent, unless overridden."""
+        return source(n), target(n)
+
+    def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+        return VelocityModel(network, source, target)
+
+    def regression(self, source: Draw, target: Draw, n: int, rng: Generator) -> Regression:
+        x0, x1 = self.pairs(source, target, n, rng)
+        t = uniform((n,), x0, rng)
+        x, velocity = torch.lerp(x0, x1, t[:, None]), x1 - x0
+        if self.sigma > 0:
+            s, slope = self.width(t)
+            noise = normal(x0.shape, x0, rng)
+            x = x + s[:, None] * noise
+            velocity = velocity + slope[:, None] * noise
+        return Regression(x, t, velocity)
+
+    def flow(self, model: nn.Module) -> Flow:
+        return Flow(at(model), 0.0, 1.0)
+
+
+def optimal_pairs(x0: Tensor, x1: Tensor, block: int) -> Tensor:
+    r"""``x1`` in the order that pairs it optimally with ``x0``, block by block.
+
+    Within each ``block`` rows of ``x0`` and ``x1`` (B, D) the permutation that minimises the sum of
+    |x_0 - x_1|^2 (Tong et al., TMLR 2024, https://arxiv.org/abs/2302.00482, section 3.2): an
+    optimal plan between two sets of equal size and weight is one (Birkhoff). The cost grows with
+    about the third power of the block. The last block may be smaller.
+    """
+    parts = zip(torch.split(x0, block), torch.split(x1, block), strict=True)
+    return torch.cat([_paired(a, b) for a, b in parts])
+
+
+def _paired(x0: Tensor, x1: Tensor) -> Tensor:
+    cost = torch.cdist(x0.double(), x1.double()).square().cpu().numpy()
+    # scipy's linear_sum_assignment finds the same pairs in about the same time.
+    plan = ot.emd([], [], cost, numItermax=10_000_000)  # POT's own limit is too low
+    # A plan of the simplex method is a corner of the polytope: one entry 1/B in each row.
+    return x1[torch.from_numpy(plan.argmax(1)).to(x1.device)]
+
+
+class VelocityModel(Standardised):
+    """v(x, t) with inputs and outputs in units of the data's standard deviation."""
+
+    def __init__(self, network: NetworkFactory, source: Tensor, target: Tensor) -> None:
+        super().__init__(torch.cat([source, target]))
+        self.embedding = CosineEmbedding()
+        self.network = network(self.embedding.size, source.shape[1])
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (B, D), t (B,) -> velocity (B, D)."""
+        velocity: Tensor = self.network(self.standardise(x), self.embedding(t))
+        return velocity * self.scale
+
+
+class ExactVelocityMethod(ExactMethod, GaussianPath):
+    """Samples follow the exact marginal velocity of ``charges`` stored pairs; nothing is trained.
+
+    Every line ends on a stored target sample where sigma = 0 or the path narrows to a point. Near
+    both ends, where samples are told apart, the grid is fine; the last step is from t = .999.
+
+    Stored source samples are blurred by N(0, ``bandwidth``^2 I), since fresh ones start between
+    them (there is no bandwidth where the source is known to be N(0, I)); lines start with that
+    blur, but without the noise of s(0) > 0, as the lines of the learned methods do.
+    """
+
+    bandwidth: float | None = Field(0.1, gt=0)
+
+    @abstractmethod
+    def stored(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The ends a_k and b_k of the pairs, each (K, D)."""
+
+    def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+        a, b = self.stored(source[: self.charges], target[: self.charges])
+        return MarginalVelocity(self, a, b, self.bandwidth or 1.0)
+
+    def flow(self, model: nn.Module) -> Flow:
+        velocity, rest, blur = at(model), 1e-3, self.bandwidth
+        end = 1 - rest
+
+        def last(x: Tensor) -> Tensor:
+            return x + rest * velocity(x.new_tensor(end), x)
+
+        flow = Flow(velocity, 0.0, end, grid="cosine", last=last)
+        if blur is None:
+            return flow
+        return flow._replace(first=lambda x, rng: x + blur * normal(x.shape, x, rng))
+
+
+class MarginalVelocity(nn.Module):
+    r"""E[dx/dt | x, t] over stored pairs.
+
+    .. math:: v(x, t) = \sum_k w_k \Big[ b_k - a_k + \frac{V'}{2 V} (x - m_k) \Big], \quad
+              w_k \propto \exp\Big(-\frac{|x - m_k|^2}{2 V}\Big)
+
+    with m_k = (1 - t) a_k + t b_k and V(t) = (1 - t)^2 h^2 + s(t)^2.
+    """
+
+    def __init__(self, method: GaussianPath, a: Tensor, b: Tensor, blur: float) -> None:
+        super().__init__()
+        self.width, self.blur = method.width, blur
+        self.a, self.b = nn.Buffer(a), nn.Buffer(b)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (B, D), t (B,) in [0, 1) -> velocity (B, D); in double precision within."""
+        return in_blocks(self._velocity, x, t, len(self.b))
+
+    def _velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        dtype = x.dtype
+        x, t, a, b = x.double(), t.double()[:, None], self.a.double(), self.b.double()
+        s, slope = self.width(t)
+        variance = ((1 - t) * self.blur) ** 2 + s**2
+        growth = (s * slope - (1 - t) * self.blur**2) / variance  # V' / (2 V)
+        squared = (  # |x - m_k|^2 but for |x|^2, which all k share
+            (1 - t) ** 2 * a.square().sum(1)
+            + t**2 * b.square().sum(1)
+            + 2 * t * (1 - t) * (a * b).sum(1)
+            - 2 * (1 - t) * (x @ a.T)
+            - 2 * t * (x @ b.T)
+        )
+        weight = torch.softmax(-squared / (2 * variance), dim=1)
+        start, end = weight @ a, weight @ b
+        velocity = end - start + growth * (x - torch.lerp(start, end, t))
+        return velocity.to(dtype)
+
+
+class IndependentPairs(ExactVelocityMethod):
+    """Each stored target sample paired with all of N(0, I), or with a stored source sample.
+
+    The velocity of such pairs of data (``source = samples``) is so rough that mode counts are as
+    uneven as those of independent draws.
+    """
+
+    source: Literal["gaussian", "samples"] = "gaussian"
+
+    def idle(self) -> dict[str, Any]:
+        return {"bandwidth": None} if self.source == "gaussian" else {}
+
+    @classmethod
+    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
+        return {} if noise_source else {"source": "samples"}
+
+    def skip(self, dim: int, noise_source: bool) -> str | None:
+        if self.source == "gaussian" and not noise_source:
+            return f"{self.name} with source = gaussian cannot start from data"
+        return super().skip(dim, noise_source)
+
+    def stored(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(target) if self.source == "gaussian" else source, target

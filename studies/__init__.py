@@ -1,0 +1,1 @@
+"""One-off studies behind pages of results/; nothing imports them."""

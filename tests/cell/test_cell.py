@@ -1,0 +1,159 @@
+"""A cell from start to end: transport in blocks, seeds, what its record says, what it imports."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.analysis.results import row
+from bench.cell import transport as cells
+from bench.cell.context import CellContext
+from bench.cell.draws import build_model, generator
+from bench.cell.run import run_cell
+from bench.cell.transport import transported
+from bench.config.cell import Cell
+from bench.config.grid import Spec
+from bench.metrics import metric
+from bench.store.records import Outcome, Record, RecordedCell
+
+ROOT = Path(__file__).parents[2]
+QUICK = {"train.steps": 2, "eval.metrics": "main", "eval.replicates": 0}
+
+
+def one_cell(method: str, task: str = "gaussian_to_swiss_roll", **settings: Any) -> Cell:
+    small = {"train.steps": 20, "train.batch": 16, "eval.n": 64, "sample.solver_steps": 5}
+    given = {name: [value] for name, value in {**small, **settings}.items()}
+    (cell,) = Spec(methods=[method], tasks=[task], seeds=[0], settings=given).cells()
+    return cell
+
+
+def record_of(cell: Cell, outcome: Outcome) -> Record:
+    return Record(
+        **outcome.model_dump(),
+        id=cell.id,
+        cell=RecordedCell(**cell.model_dump(mode="json")),
+        steps=cell.train.steps,
+        batch=cell.train.batch,
+        device="cpu",
+        threads=1,
+        started=0.0,
+        seconds=1.0,
+    )
+
+
+@pytest.mark.parametrize("method", ["fm", "efm", "pfgm", "edm"])
+def test_samples_do_not_depend_on_the_blocks_they_are_transported_in(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = one_cell(method)
+    context = CellContext.of(cell)
+    built, model = context.method, build_model(context)
+    start = built.start(context.source.sample(50, generator(cell, "x")))
+
+    def ends(numbers: int) -> Any:
+        monkeypatch.setattr(cells, "BLOCK_NUMBERS", numbers)
+        return transported(built, model, start, cell.sample, generator(cell, "y"), path=True)
+
+    whole, parts = ends(10**6), ends(2 * 20)  # 20 samples of two numbers at a time
+    torch.testing.assert_close(parts.end, whole.end)
+    assert torch.equal(parts.landed, whole.landed)
+    assert parts.nfe == whole.nfe
+    assert parts.path.shape[1:] == (20, 2)
+    torch.testing.assert_close(parts.path, whole.path[:, :20])
+    assert set(parts.diagnostics) == set(whole.diagnostics)
+
+
+def test_evaluations_a_line_are_the_mean_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = one_cell("fm", **{"sample.solver": "dopri5"})
+    context = CellContext.of(cell)
+    built, model = context.method, build_model(context)
+    start = 5 * context.source.sample(30, generator(cell, "x"))
+    alone = [built.transport(model, block, cell.sample).nfe for block in torch.split(start, 20)]
+    monkeypatch.setattr(cells, "BLOCK_NUMBERS", 40)
+    found = transported(built, model, start, cell.sample, generator(cell, "y"))
+    assert found.nfe == math.ceil((20 * alone[0] + 10 * alone[1]) / 30)
+
+
+def test_a_cell_in_blocks_has_all_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = one_cell("fm")
+    whole = run_cell(cell, tmp_path).metrics
+    monkeypatch.setattr(cells, "BLOCK_NUMBERS", 2 * 50)
+    parts = run_cell(cell, tmp_path).metrics
+    assert set(parts) == set(whole)
+    of_lines = ("straightness", "path_energy")  # of the first block alone
+    for name, value in whole.items():
+        if not name.startswith(of_lines):
+            assert parts[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    assert parts["straightness"] != whole["straightness"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "used", "idle"),
+    [
+        ({}, ["width", "depth", "skip"], ["unet", "dropout"]),
+        ({"network.architecture": "unet"}, ["unet", "dropout"], ["width", "depth", "skip"]),
+    ],
+)
+def test_settings_that_the_network_lacks_are_empty(
+    settings: dict[str, str], used: list[str], idle: list[str], tmp_path: Path
+) -> None:
+    cell = one_cell("fm", "gaussian_to_digits", **{**QUICK, **settings})
+    outcome = run_cell(cell, tmp_path)
+    found = row(record_of(cell, outcome))
+    assert all(found[name] is not None for name in used)
+    assert all(found[name] is None for name in idle)
+
+
+def test_the_general_random_state_is_left_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    cell = one_cell(
+        *("fm", "gaussian_to_digits"),
+        **{**QUICK, "network.architecture": "unet", "network.dropout": 0.5},
+    )
+    first = run_cell(cell, tmp_path).metrics
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert run_cell(cell, tmp_path).metrics == first
+
+
+def test_a_record_names_the_data_of_the_task(tmp_path: Path) -> None:
+    cell = one_cell("fm", **QUICK)
+    assert run_cell(cell, tmp_path).task_digest == cell.build_task().digest()
+
+
+def test_a_metric_of_a_plugin_is_measured_in_every_cell_from_then_on(tmp_path: Path) -> None:
+    cell = one_cell("fm", **{"train.steps": 1, "eval.replicates": 3})
+    before = run_cell(cell, tmp_path).metrics
+
+    @metric("mine", "My distance", "distance")
+    def mine(samples: Tensor, target: Tensor) -> Any:
+        return (samples.mean(0) - target.mean(0)).norm()  # no float
+
+    found = run_cell(cell, tmp_path).metrics
+    assert set(found) - set(before) == {"mine", "mine_floor", "mine_low", "mine_high"}
+    assert {name: found[name] for name in before} == before
+
+
+def test_running_a_cell_imports_no_tables_and_no_pictures(tmp_path: Path) -> None:
+    cell = one_cell("fm", **QUICK)
+    code = f"""
+import sys
+from pathlib import Path
+from bench.cell.run import run_cell
+from bench.config.cell import Cell
+cell = Cell.model_validate_json({cell.model_dump_json()!r})
+assert run_cell(cell, Path({str(tmp_path)!r})).status == "done"
+print(*sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {".".join(name.split(".")[:2]) for name in done.stdout.split()}
+    assert "bench.cell" in loaded
+    assert not loaded & {"bench.analysis", "bench.report", "bench.execute", "bench.tuning"}
+    assert not loaded & {"matplotlib", "seaborn", "jinja2", "dask"}
