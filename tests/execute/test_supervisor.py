@@ -261,7 +261,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(small_disk: Path, job
     last = errors.splitlines()[-1]
     assert "No space left on device" in last
     done = by_seed(out)
-    assert f"{len(done)} of 6 cells are recorded in {out}; the same command goes on" in last
+    assert f"{len(done)} of 6 cells are recorded in {out}; the same command resumes" in last
     assert 0 < len(done) < 6
     assert all(record.status == "done" for record in done.values())
     subprocess.run(["mount", "-o", "remount,size=30m", str(small_disk)], check=True)

@@ -44,6 +44,7 @@ from bench.metrics.images import (
 )
 from bench.report import terminal
 from bench.run import main
+from bench.store.records import Outcome
 from datasets import Distribution, Empirical, Normalisation, Task, register
 from datasets.base import Labelled, digest_of
 from datasets.cache import cache_folder
@@ -465,7 +466,7 @@ def test_metrics_of_features_are_of_the_features() -> None:
     assert not {"fd_classifier", "confident", "colour_shift"} & set(values)
 
 
-def cell_record(task: type[Task], method: str, folder: Path, **settings: Any) -> dict[str, Any]:
+def cell_record(task: type[Task], method: str, folder: Path, **settings: Any) -> Outcome:
     register(task)
     settings = {"train.steps": 5, "eval.n": 60, "sample.solver_steps": 2, **settings}
     every = {name: [value] for name, value in settings.items()}
@@ -479,34 +480,34 @@ def test_points_of_a_curve_have_the_distance_of_features(tmp_path: Path) -> None
     record = cell_record(
         ColouredThreeToTwo, "fm", tmp_path, **{"eval.curve": 1, "eval.metrics": "main"}
     )
-    assert record["status"] == "done", record["reason"]
+    assert record.status == "done", record.reason
     values = {
         (point["train_steps"], point["solver_steps"]): point["fd_classifier"]
-        for point in record["curve"]
+        for point in record.curve
     }
-    assert values[5, 2] == record["metrics"]["fd_classifier"]
+    assert values[5, 2] == record.metrics["fd_classifier"]
     assert len(set(values.values())) == 3
 
 
 @pytest.mark.parametrize("metrics", ["all", "main"])
 def test_a_cell_records_what_images_were_seen_through(tmp_path: Path, metrics: str) -> None:
     record = cell_record(ColouredThreeToTwo, "fm", tmp_path, **{"eval.metrics": metrics})
-    assert record["status"] == "done", record["reason"]
-    assert record["classifier_accuracy"] >= 0.95
-    assert len(record["classifier_hash"]) == 16
-    assert "Inception takes" in record["fid_reason"]
+    assert record.status == "done", record.reason
+    assert record.classifier_accuracy >= 0.95
+    assert len(record.classifier_hash) == 16
+    assert "Inception takes" in record.fid_reason
     assert set(SEEN) & set(record) == {"classifier_hash", "classifier_accuracy", "fid_reason"}
     shown = {"fd_classifier", "label_success", "confident", "colour_shift_ratio"}
-    assert shown <= set(record["metrics"])
-    assert ("kd_classifier" in record["metrics"]) is (metrics == "all")
-    assert record["metrics"]["transport_cost"] > 0
+    assert shown <= set(record.metrics)
+    assert ("kd_classifier" in record.metrics) is (metrics == "all")
+    assert record.metrics["transport_cost"] > 0
 
 
 @pytest.mark.parametrize("method", ["pfgm", "fm"])
 def test_lines_from_noise_have_no_costs_of_features(tmp_path: Path, method: str) -> None:
     record = cell_record(GaussianToColoured, method, tmp_path)
-    assert record["status"] == "done", record["reason"]
-    found = OF_FEATURES & set(record["metrics"])
+    assert record.status == "done", record.reason
+    found = OF_FEATURES & set(record.metrics)
     assert OF_FEATURES - found == {*IMAGE_TO_IMAGE, "label_success"}
 
 
@@ -770,9 +771,9 @@ def test_what_forbids_fid_train_is_the_reason_and_costs_nothing_else(
 
     monkeypatch.setattr("bench.cell.run.fid_to_training_set", not_finite)
     record = cell_record(FewImages, "fm", tmp_path, **{"eval.fid_n": 8, "eval.metrics": "main"})
-    assert record["status"] == "done", record["reason"]
-    assert record["fid_reason"] == "fid_train: 1 of 8 samples are not finite"
-    assert record["metrics"]["sliced_w2"] > 0
+    assert record.status == "done", record.reason
+    assert record.fid_reason == "fid_train: 1 of 8 samples are not finite"
+    assert record.metrics["sliced_w2"] > 0
 
 
 def test_samples_for_fid_train_are_as_many_as_asked_for_and_all_fresh(
@@ -785,7 +786,7 @@ def test_samples_for_fid_train_are_as_many_as_asked_for_and_all_fresh(
     )
     settings = {"eval.fid_n": 12, "eval.metrics": "main", "eval.n": 5}
     record = cell_record(FewImages, "fm", tmp_path, **settings)
-    assert record["status"] == "done", record["reason"]
+    assert record.status == "done", record.reason
     assert [len(block) for block in blocks] == [5, 5, 2]
     with np.load(tmp_path / "samples.npz") as stored:
         evaluated = CENTRED.apply(torch.from_numpy(stored["samples"]))
