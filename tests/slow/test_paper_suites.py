@@ -54,10 +54,10 @@ def test_three_steps_and_one_sampling(
     records = list(read_records(tmp_path))
     assert len(records) == (len(methods.split(",")) if chosen else len(cells_of(suite)))
     for record in records:
-        assert record["status"] == "done"
-        assert 55e6 < record["parameters"] < 62e6
-        assert record["cell"]["network"]["dropout"] == 0.1
-        assert record["metrics"]["fd_classifier"] > 0
+        assert record.status == "done"
+        assert 55e6 < record.parameters < 62e6
+        assert record.cell.network["dropout"] == 0.1
+        assert record.metrics["fd_classifier"] > 0
 
 
 @pytest.mark.parametrize("suite", PAPERS)
