@@ -493,10 +493,11 @@ def test_points_of_a_curve_have_the_distance_of_features(tmp_path: Path) -> None
 def test_a_cell_records_what_images_were_seen_through(tmp_path: Path, metrics: str) -> None:
     record = cell_record(ColouredThreeToTwo, "fm", tmp_path, **{"eval.metrics": metrics})
     assert record.status == "done", record.reason
-    assert record.classifier_accuracy >= 0.95
-    assert len(record.classifier_hash) == 16
-    assert "Inception takes" in record.fid_reason
-    assert set(SEEN) & set(record) == {"classifier_hash", "classifier_accuracy", "fid_reason"}
+    assert (record.classifier_accuracy or 0) >= 0.95
+    assert len(record.classifier_hash or "") == 16
+    assert "Inception takes" in (record.fid_reason or "")
+    seen = {name for name in SEEN if getattr(record, name) is not None}
+    assert seen == {"classifier_hash", "classifier_accuracy", "fid_reason"}
     shown = {"fd_classifier", "label_success", "confident", "colour_shift_ratio"}
     assert shown <= set(record.metrics)
     assert ("kd_classifier" in record.metrics) is (metrics == "all")
@@ -516,10 +517,13 @@ def test_tables_of_images_show_the_metrics_of_images() -> None:
         return pd.DataFrame([{f"{n}_mean": 1.0 if n in names else np.nan for n in METRICS}])
 
     both = ("sliced_w2", "frechet", "coverage", "transport_cost")
-    assert shown_metrics(rows(*both)) == list(both)
+    assert set(shown_metrics(rows(*both))) == set(both)
+    assert shown_metrics(rows(*both))[0] == "sliced_w2"  # what ranks comes first
     images = rows(*both, "fd_classifier", "confident", "kd_classifier")
     assert main_distance(images) == "fd_classifier"
-    assert shown_metrics(images) == ["fd_classifier", "confident", "sliced_w2", "transport_cost"]
+    shown = shown_metrics(images)
+    assert set(shown) == {"fd_classifier", "confident", "sliced_w2", "transport_cost"}
+    assert shown[:2] == ["fd_classifier", "sliced_w2"]
 
 
 # Inception
