@@ -265,9 +265,7 @@ def check_file(content: bytes, options: list[tuple[str, ...]]) -> None:
         event(check([*(word for option in options for word in option), "--config", str(path)]))
 
 
-@pytest.mark.parametrize(
-    "path", ["missing.toml", "/", ".", "..", "", "a\0b", "\udcff", "/dev/zero"]
-)
+@pytest.mark.parametrize("path", ["missing.toml", "/", ".", "..", "", "a\0b", "\udcff"])
 def test_a_configuration_that_is_no_file(path: str) -> None:
     assert check(["--config", path]) == "refused"
 

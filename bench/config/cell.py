@@ -1,6 +1,5 @@
 """A cell: one method with its settings on one task and seed; the unit that is run and recorded."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.config.settings import EvalSettings, TrainSettings
 from datasets import TASKS, Task
+from datasets.base import digest_of
 from methods import METHODS, Method
 from methods.networks import NetworkSettings
 from methods.solvers import Solver
@@ -35,7 +35,8 @@ class Cell(BaseModel):
     @cached_property
     def id(self) -> str:
         """Sixteen hexadecimal digits of the hash of the cell."""
-        return digest_of(as_json(self.model_dump(mode="json")))
+        plain = self.model_dump(mode="json")
+        return digest_of([json.dumps(plain, sort_keys=True, allow_nan=False)])[:16]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, with the id of what it is and not of what it was copied from."""
@@ -52,14 +53,3 @@ class Cell(BaseModel):
 
     def build_method(self) -> Method:
         return METHODS[self.method](**self.hyperparameters)
-
-
-def digest_of(text: str) -> str:
-    """Sixteen hexadecimal digits of the hash of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def as_json(value: Any) -> str:
-    """A value, or a model, as JSON in which the order of names does not matter."""
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return json.dumps(plain, sort_keys=True, allow_nan=False)

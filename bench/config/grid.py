@@ -7,20 +7,19 @@ setting has a list of values; more than one makes an axis of the grid.
 
 import functools
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from bench.config.cell import Cell, as_json, digest_of
+from bench.config.cell import Cell
 from bench.config.errors import SpecError, check_names, validated
 from bench.config.plugins import used_by
 from bench.config.settings import SECTIONS, TRAINING, public_fields
 from bench.config.values import MAX_CELLS, check_seeds, checked_settings
-from datasets import TASKS
+from datasets import TASKS, Task
 from methods import METHODS
 from methods.networks import NetworkSettings
 
@@ -133,85 +132,67 @@ def own_settings(settings: Mapping[str, T], method: str) -> dict[str, T]:
     return own
 
 
-class _Part(NamedTuple):
-    """Some fields of a cell, and their JSON."""
-
-    fields: dict[str, Any]
-    texts: dict[str, str]
-
-    @classmethod
-    def of(cls, **fields: Any) -> "_Part":
-        return cls(fields, {name: as_json(value) for name, value in fields.items()})
-
-
 class _Grid:
     """The cells of one method on one task.
 
-    Many cells have few different sections. Validation and JSON are most of what a cell costs, so
-    a section is built once for each combination of its own values, and cells are put together of
-    the parts.
+    Many cells have few different sections, and validation is most of what a cell costs: a section
+    is built once for each combination of its own values.
     """
 
     def __init__(
         self, method: str, task: str, settings: Mapping[str, list[Any]], seeds: list[int]
     ) -> None:
-        self.method, self.task, self.seeds = METHODS[method], TASKS[task], seeds
-        self.own = _Part.of(method=method, task=task, plugins=used_by(self.method, self.task))
+        self.method, self.task, self.seeds = method, task, seeds
         self.axes = own_settings(settings, method)
         self.axes |= {name: v for name, v in settings.items() if name.rpartition(".")[0] == task}
         self.size = math.prod(len(values) for values in self.axes.values()) * len(seeds)
 
     def cells(self) -> Iterator[Cell]:
         """The cells in the order settings, seed."""
-        names = [self.own.fields["task"], self.own.fields["method"], *SECTIONS]
-        used_network = functools.cache(self._used_network)
-        for parts in itertools.product([self.own], *(list(self._parts(name)) for name in names)):
-            fields = {name: value for part in parts for name, value in part.fields.items()}
-            texts = {name: text for part in parts for name, text in part.texts.items()}
-            network = used_network(fields["network"], texts["task_parameters"])
-            fields |= network.fields
-            texts |= network.texts
-            for seed in self.seeds:
-                cell = Cell(seed=seed, **fields)
-                texts["seed"] = as_json(seed)
-                # Where cached_property keeps it: the hash of what as_json would give for the cell.
-                items = ", ".join(f'"{name}": {text}' for name, text in sorted(texts.items()))
-                vars(cell)["id"] = digest_of(f"{{{items}}}")
-                yield cell
+        plugins = used_by(METHODS[self.method], TASKS[self.task])
+        own = {"method": self.method, "task": self.task, "plugins": plugins}
+        of_task, of_method, *sections = map(self._parts, (self.task, self.method, *SECTIONS))
+        for part in of_task:
+            task = TASKS[self.task](**part["task_parameters"])
+            used = [[_used_by_network(one, task) for one in section] for section in sections]
+            for parts in itertools.product([own], [part], of_method, *used):
+                fields = {name: value for part in parts for name, value in part.items()}
+                yield from (Cell(seed=seed, **fields) for seed in self.seeds)
 
-    def _parts(self, name: str) -> Iterator[_Part]:
+    def _parts(self, name: str) -> list[dict[str, Any]]:
         """The fields that a section determines, for each combination of its own values."""
         own = {
             axis.removeprefix(f"{name}."): values
             for axis, values in self.axes.items()
             if axis.startswith(f"{name}.")
         }
-        for values in itertools.product(*own.values()):
-            settings = dict(zip(own, values, strict=True))
-            yield _Part.of(**validated(name, functools.partial(self._fields, name, settings)))
+        every = (dict(zip(own, values, strict=True)) for values in itertools.product(*own.values()))
+        return [validated(name, functools.partial(self._fields, name, one)) for one in every]
 
     def _fields(self, name: str, settings: dict[str, Any]) -> dict[str, Any]:
         if name in SECTIONS:
             return {name: SECTIONS[name](**settings)}
-        if name == self.own.fields["task"]:
-            task = self.task(**settings)
-            return {"task_version": task.version, "task_parameters": task.parameters()}
-        method = self.method.create(self.task.dim, self.task.noise_source, **settings)
+        task = TASKS[self.task]
+        if name == self.task:
+            made = task(**settings)
+            return {"task_version": made.version, "task_parameters": made.parameters()}
+        method = METHODS[self.method].create(task.dim, task.noise_source, **settings)
         return {"hyperparameters": method.hyperparameters()}
 
-    def _used_network(self, network: NetworkSettings, task_parameters: str) -> _Part:
-        """The settings without those that the task's network does not have: a cell has one id.
 
-        Raises:
-            SpecError: an architecture that is not for samples of the task's shape.
-        """
-        if network == NetworkSettings():
-            return _Part({}, {})
-        shape = self.task(**json.loads(task_parameters)).shape
-        try:
-            return _Part.of(network=network.used(*shape))
-        except ValueError as error:
-            raise SpecError(f"network.architecture: {self.task.name}: {error}") from None
+def _used_by_network(section: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Network settings without those that the task's network does not have: a cell has one id.
+
+    Raises:
+        SpecError: an architecture that is not for samples of the task's shape.
+    """
+    network = section.get("network", NetworkSettings())
+    if network == NetworkSettings():
+        return section
+    try:
+        return {"network": network.used(*task.shape)}
+    except ValueError as error:
+        raise SpecError(f"network.architecture: {task.name}: {error}") from None
 
 
 def _check_registered() -> None:

@@ -4,7 +4,6 @@ The result of a cell depends on the source of the plug-ins that it uses, so thei
 of the cell and of its id: after an edit the cell is another one, and runs again.
 """
 
-import hashlib
 import importlib.util
 import modulefinder
 import sys
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.config.errors import SpecError
-from datasets import TASKS, Task
-from methods import METHODS, Method
+from datasets import Task
+from datasets.base import digest_of
+from methods import Method
 
 OURS = ("bench", "methods", "datasets")
-# How the names of class attributes begin that Python and pydantic fill in by themselves.
-LAZY = ("__pydantic", "__signature__", "__annotations__", "_abc_impl")
+# Metrics are not imported here: whoever registers one has imported them.
+TABLES = {"methods": "METHODS", "datasets": "TASKS", "bench.metrics": "METRICS"}
 
 
 class Plugin(NamedTuple):
@@ -27,8 +27,7 @@ class Plugin(NamedTuple):
     file: Path
     files: frozenset[Path]  # the file and the modules beside it that it imports
     digest: str
-    registered: frozenset[Any]  # the methods and tasks that it has added
-    patches: bool  # it has replaced something of ours, which may concern every cell
+    registered: frozenset[Any]  # the methods, tasks and metrics that it has added
 
 
 _loaded: dict[str, Plugin] = {}
@@ -62,8 +61,8 @@ def loaded() -> dict[str, str]:
 def used_by(*kinds: Any) -> dict[str, str]:
     """The names and hashes of the plug-ins that decide what these classes or functions do.
 
-    Those that define or register one of them or of their base classes, and those that have
-    replaced something of ours.
+    Those that define or register one of them or of their base classes, and those that register
+    nothing: a network, or a patch of ours, may concern every cell.
     """
     if not _loaded:
         return {}
@@ -73,7 +72,7 @@ def used_by(*kinds: Any) -> dict[str, str]:
     return {
         plugin.file.stem: plugin.digest
         for plugin in sorted(_loaded.values(), key=lambda plugin: plugin.file.stem)
-        if plugin.patches or bases & plugin.registered or files & plugin.files
+        if not plugin.registered or bases & plugin.registered or files & plugin.files
     }
 
 
@@ -107,15 +106,15 @@ def _load(file: Path) -> Plugin:
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
-    before = _snapshot()
-    tables: tuple[dict[str, Any], ...] = (METHODS, TASKS)
+    modules = [sys.modules[module] for module in TABLES if module in sys.modules]
+    tables: list[dict[str, Any]] = [getattr(m, TABLES[m.__name__]) for m in modules]
     held = [dict(table) for table in tables]
     try:
         files, digest = _source(file)
         sys.modules[name] = module = importlib.util.module_from_spec(spec)  # for dataclasses
         spec.loader.exec_module(module)
-        added = {kind for table in tables for kind in table.values()}
-        added -= {kind for table in held for kind in table.values()}
+        pairs = zip(tables, held, strict=True)
+        added = [table[name] for table, before in pairs for name in table.keys() - before.keys()]
         for kind in added:
             _check_complete(file, kind)
     except (Exception, SystemExit) as error:
@@ -126,11 +125,13 @@ def _load(file: Path) -> Plugin:
             raise
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise SpecError(f"plugin: {str(file)!r} raises {message}") from None
-    return Plugin(file, files, digest, frozenset(added), _replaced(before, _snapshot()))
+    return Plugin(file, files, digest, frozenset(added))
 
 
-def _check_complete(file: Path, kind: type[Method] | type[Task]) -> None:
+def _check_complete(file: Path, kind: Any) -> None:
     """Raises :class:`SpecError` for a registered class of which no object can be made."""
+    if not isinstance(kind, type) or not issubclass(kind, Method | Task):
+        return  # a metric
     named = [name for name in ("title", "dim") if name in kind.__class_vars__]
     lacks = [*sorted(kind.__abstractmethods__), *(n for n in named if not hasattr(kind, n))]
     if lacks:
@@ -148,33 +149,6 @@ def _source(file: Path) -> tuple[frozenset[Path], str]:
     modules: list[Any] = list(finder.modules.values())
     found = {Path(module.__file__) for module in modules if module.__file__}
     files = sorted(path for path in found if path.is_relative_to(file.parent))
-    digest = hashlib.sha256()
-    for path in files:
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(file.parent)} {len(content)} ".encode() + content)
-    return frozenset(path.resolve() for path in files), digest.hexdigest()[:16]
-
-
-def _snapshot() -> dict[tuple[Any, str], Any]:
-    """What the names in our modules, in their classes and in their tables stand for."""
-    found: dict[tuple[Any, str], Any] = {}
-    for module, content in list(sys.modules.items()):
-        ours = module.partition(".")[0] in OURS
-        for name, value in list(vars(content).items()) if ours else ():
-            found[module, name] = value
-            if isinstance(value, type) and value.__module__ == module:
-                found |= {(value, k): v for k, v in vars(value).items() if not k.startswith(LAZY)}
-            elif isinstance(value, dict) and not name.startswith("__"):
-                found |= {(f"{module}:{name}", str(key)): entry for key, entry in value.items()}
-    return found
-
-
-def _replaced(before: dict[tuple[Any, str], Any], after: dict[tuple[Any, str], Any]) -> bool:
-    """Whether anything is not what it was, or a class has a new attribute.
-
-    A new entry of a table, or a new name or module, is no change.
-    """
-    classes = {owner for owner, _ in before if isinstance(owner, type)}
-    return any(after.get(key, before) is not value for key, value in before.items()) or any(
-        owner in classes for owner, _ in after.keys() - before.keys()
-    )
+    contents = {str(path.relative_to(file.parent)): path.read_bytes() for path in files}
+    parts = (f"{name} {len(text)} ".encode() + text for name, text in contents.items())
+    return frozenset(path.resolve() for path in files), digest_of(parts)[:16]

@@ -1,6 +1,5 @@
 """What a record says of where it comes from: commit, packages, machine."""
 
-import hashlib
 import importlib.util
 import platform
 import subprocess
@@ -15,6 +14,7 @@ import torch
 from packaging.requirements import Requirement
 
 from bench.config import plugins
+from datasets.base import digest_of
 
 ROOT = Path(__file__).parents[2]
 DISTRIBUTION = "field-matching-bench"
@@ -51,17 +51,13 @@ def code_hash() -> str:
     A checkpoint that other code has written is not resumed from. The code was imported before this
     is called, so it is that of the process if nobody edits it in between.
     """
-    parts = [_sources_hash(), *sorted(plugins.loaded().values())]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+    return digest_of([_sources_hash(), *sorted(plugins.loaded().values())])[:16]
 
 
 @cache
 def _sources_hash() -> str:
-    digest = hashlib.sha256()
-    for part in TRAINING:
-        for path in sorted((ROOT / part).rglob("*.py")) or [ROOT / part]:
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+    files = [f for part in TRAINING for f in sorted((ROOT / part).rglob("*.py")) or [ROOT / part]]
+    return digest_of(path.name.encode() + path.read_bytes() for path in files)
 
 
 def commit() -> str | None:
