@@ -10,7 +10,6 @@ import select
 import signal
 import sys
 import threading
-import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -82,10 +81,10 @@ def entry(
         try:
             return command(sys.argv[1:] if argv is None else argv)
         except BenchError as error:
-            tell(program, str(error))
+            log(program, str(error))
             return MISUSED
         except KeyboardInterrupt:
-            tell(program, "interrupted")
+            log(program, "interrupted")
             return INTERRUPTED
         finally:
             sys.stdout.flush()
@@ -109,20 +108,16 @@ def _output_is_closed() -> bool:
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """SIGTERM, by which a batch system ends a job, is as Ctrl-C."""
-
-    def interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
     if threading.current_thread() is not threading.main_thread():  # cannot handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def tell(program: str, line: str) -> None:
-    """One line of a command on the standard error."""
+def log(program: str, line: str) -> None:
+    """Prints one line of a command on the standard error."""
     print(f"{program}:", line, file=sys.stderr, flush=True)

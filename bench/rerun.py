@@ -12,17 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from bench.cell.run import run_cell
 from bench.cell.stored import recorded_cell
-from bench.command import Parser, entry, tell
-from bench.config.plugins import load_plugin
-from bench.execute.devices import assign_device, resolve_device
-from bench.execute.session import use_data_root
+from bench.command import Parser, entry, log
+from bench.config.plugins import loaded
+from bench.execute.devices import assign_device
 from bench.store.folder import RECORD, SAMPLES
 from bench.store.provenance import device_name, environment
 from bench.store.records import Outcome, Record, read_record
+from bench.sweep import load
 
 PROGRAM = "bench.rerun"
 
@@ -44,17 +43,15 @@ def _parser() -> Parser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    use_data_root(arguments.data_root)
-    hashes = {load_plugin(plugin) for plugin in arguments.plugins}
+    load(arguments.plugins, arguments.data_root)
     path = arguments.record.absolute()
     path = path / RECORD if path.is_dir() else path
     record = read_record(path)
     cell = recorded_cell(record).cell
     for plugin, digest in record.plugins.items():
-        if digest not in hashes:
-            tell(PROGRAM, f"{plugin} has changed or is not given")
-    chosen = arguments.device or ("cpu" if record.device == "cpu" else "cuda")
-    device = assign_device(resolve_device(chosen), 0, torch.cuda.device_count())
+        if digest not in loaded().values():
+            log(PROGRAM, f"{plugin} has changed or is not given")
+    device = assign_device(arguments.device or ("cpu" if record.device == "cpu" else "cuda"))
     print(f"{cell.label} ({cell.id}), recorded: {record.status}", flush=True)
     for line in environment_differences(record, device_name(device)):
         print(line)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.command import OK, Parser, entry, tell, terminable
+from bench.command import OK, Parser, entry, log, terminable
 from bench.config.catalogue import Catalogue, lines_of, read_catalogue, registered_catalogue
 from bench.config.options import RunOptions
 
@@ -53,15 +53,15 @@ def _run(words: Sequence[str]) -> int:
 
     def report() -> "pd.DataFrame":
         analysis = Analysis.of(options.out)
-        log = functools.partial(print, file=sys.stderr, flush=True)
-        paths = write_report(options.out, log, analysis=analysis)
+        to_stderr = functools.partial(print, file=sys.stderr, flush=True)
+        paths = write_report(options.out, to_stderr, analysis=analysis)
         print(f"\n{terminal(analysis)}\n", *paths, sep="\n")
         return analysis.rows
 
     with terminable():
         session = None if arguments.dry_run else Session(spec, cells, options)
         for remark in remarks:  # not before: a mistake is one line
-            tell(PROGRAM, remark)
+            log(PROGRAM, remark)
         if session is not None:
             return sweep.run_session(session, PROGRAM, "writing tables and plots", report)
         sweep.dry_run(cells, options)
@@ -109,7 +109,7 @@ def run(
     spec = merge(base, {**config, "settings": settings})
     session = Session(spec, spec.cells(), prepared(chosen))
     for line in spec.ignored(settings):
-        tell(PROGRAM, line)
+        log(PROGRAM, line)
     with contextlib.closing(session.records()) as records:
         for _ in records:
             pass

@@ -33,17 +33,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
+from bench import sweep
 from bench.analysis.words import few
 from bench.cell.context import CellContext
 from bench.cell.draws import generator
 from bench.cell.excerpts import is_image
 from bench.cell.stored import read_model, reason_of, recorded_cell
 from bench.cell.transport import transported
-from bench.command import FAILED, OK, Parser, count, entry, tell, terminable
+from bench.command import FAILED, OK, Parser, count, entry, log, terminable
 from bench.config.errors import SpecError, validated
-from bench.config.plugins import load_plugin
-from bench.execute.devices import assign_device, resolve_device
-from bench.execute.session import use_data_root
+from bench.execute.devices import assign_device
 from bench.report.plots.samples import scatter_figure
 from bench.report.plots.style import DPI
 from bench.store.folder import MODEL, RECORD, cell_folder, write_atomically, writing
@@ -66,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 @terminable()
 def _run(arguments: argparse.Namespace) -> int:
     _prepare(arguments)
-    chosen = resolve_device(arguments.device)
-    device = torch.device(assign_device(chosen, 0, torch.cuda.device_count()))
+    device = torch.device(assign_device(arguments.device))
     context, network = load(chosen_folder(arguments), device)
     cell, source, target = context.cell, context.source, context.target
     solver = cell.sample
@@ -83,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
     rng = generator(cell, purpose, device)
     ends = transported(context.method, network, start, solver, rng).end.cpu()
     if lost := int((~ends.isfinite()).any(1).sum()):
-        tell(PROGRAM, f"{lost} of {len(ends)} samples are not finite; nothing is written")
+        log(PROGRAM, f"{lost} of {len(ends)} samples are not finite; nothing is written")
         return FAILED
     starts = source.normalisation.undo(inputs).reshape(-1, *target.shape)
     samples = target.normalisation.undo(ends).reshape(-1, *target.shape)
@@ -129,7 +127,7 @@ def _inputs(context: CellContext, arguments: argparse.Namespace) -> Tensor:
     noise = context.task.noise_source
     inputs = source.sample(n, rng) if noise else source.held_out(n, rng, "iid")
     if wanted is not None and len(inputs) < wanted:
-        tell(PROGRAM, f"{context.task.name} has {len(inputs)} held-out inputs; all are taken")
+        log(PROGRAM, f"{context.task.name} has {len(inputs)} held-out inputs; all are taken")
     return check_samples(inputs, source.dim, "source")
 
 
@@ -270,9 +268,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
             pass
     if arguments.n is not None and not 1 <= arguments.n <= MAX_N:
         raise SpecError(f"n: must be a number from 1 to {MAX_N}, got {arguments.n}")
-    use_data_root(arguments.data_root)
-    for plugin in arguments.plugins:
-        load_plugin(plugin)
+    sweep.load(arguments.plugins, arguments.data_root)
 
 
 def _parser() -> Parser:

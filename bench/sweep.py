@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.command import FAILED, INTERRUPTED, OK, tell
+from bench.command import FAILED, INTERRUPTED, OK, log
 from bench.config.cell import Cell
 from bench.config.errors import BenchError, SpecError, printable
 from bench.config.files import folder_name, merge, read_config, suite_path
@@ -172,10 +172,10 @@ def run_session(
     except KeyboardInterrupt:
         with contextlib.suppress(StorageError):
             write_tables(options.out)
-        tell(program, f"interrupted; {_standing(session)}")
+        log(program, f"interrupted; {_standing(session)}")
         return INTERRUPTED
     except BenchError as error:
-        tell(program, f"{error}; {_standing(session)}")
+        log(program, f"{error}; {_standing(session)}")
         return FAILED
     return _name_failures(rows[rows["id"].isin([cell.id for cell in cells])], options.out)
 
@@ -187,11 +187,11 @@ def _announce(session: Session, program: str) -> None:
     counted = f"{len(session.cells)} cells, {len(before)} of them finished before"
     print(f"{counted}; {remote if options.scheduler else local}; {options.out}", flush=True)
     if options.scheduler is not None and (warning := warning_of(options.scheduler)) is not None:
-        tell(program, warning)
+        log(program, warning)
     if options.fid_weights is not None:
         count = sum(str(record.fid_reason).startswith(NO_WEIGHTS) for record in before)
         if count:
-            tell(program, f"{count} finished cells stay without FID: --force runs them again")
+            log(program, f"{count} finished cells stay without FID: --force runs them again")
 
 
 def _standing(session: Session) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import pandas as pd
 
 from bench import sweep
-from bench.command import Parser, count, entry, tell, terminable
+from bench.command import Parser, count, entry, log, terminable
 from bench.config.errors import SpecError
 from bench.config.files import read_config
 from bench.config.grid import Spec
@@ -79,7 +79,7 @@ def _tune(typed: Sequence[str]) -> int:
 
     with terminable():
         for line in [*_remarks(tuning, arguments.trials, test.seeds), *spec.ignored(given)]:
-            tell(PROGRAM, line)
+            log(PROGRAM, line)
         session = Session(tuning.spec, tuning.spec.cells(), options)
         return sweep.run_session(session, PROGRAM, "choosing", report)
 

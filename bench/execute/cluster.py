@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from bench.config.errors import BenchError, SpecError
 from bench.config.options import RunOptions
 from bench.execute.job import ExecutionError, Finished, Job
-from bench.execute.remote import run_here, stop_here
+from bench.execute.remote import run_on_dask, stop_here
 from bench.execute.worker import work
 from bench.store.folder import MAX_KILLS, RECORD, cell_folder, set_kills
 from bench.store.records import Record, write_record
@@ -53,7 +53,7 @@ class Dask:
         for rank, job in enumerate(jobs):
             key, device = f"{job.id}-{uuid.uuid4().hex}", self.options.device
             submitted = self.client.submit(
-                run_here, self.name, job, device, key=key, priority=-rank
+                run_on_dask, self.name, job, device, key=key, priority=-rank
             )
             self.futures[submitted] = job
         for future in as_completed_there(list(self.futures), loop=self.client.loop):

@@ -13,8 +13,7 @@ def resolve_device(name: str) -> str:
     Raises:
         SpecError: an unknown device, or one that this machine lacks.
     """
-    check_device(name)
-    device = assign_device(name, 0, torch.cuda.device_count())
+    device = assign_device(name)
     return device if name == device else device.partition(":")[0]
 
 
@@ -24,22 +23,23 @@ def check_device(name: str) -> None:
         raise SpecError(f"device: unknown device {name!r}, choose from auto, cpu, cuda, cuda:N")
 
 
-def assign_device(device: str, index: int, visible: int) -> str:
-    """The device of worker ``index``: workers go round the visible CUDA devices.
+def assign_device(device: str, index: int = 0) -> str:
+    """The device of worker ``index``: workers go round the CUDA devices that the process sees.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` (any) or ``cuda:N`` (that one).
         index: the number of the worker.
-        visible: how many CUDA devices this process sees.
 
     Raises:
-        SpecError: a CUDA device that is not here.
+        SpecError: an unknown device, or a CUDA device that is not here.
     """
+    check_device(device)
+    visible = torch.cuda.device_count()
     if device == "auto":
         device = "cuda" if visible else "cpu"
     if device == "cpu":
         return device
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or int(number or 0) >= visible:
+    number = device.partition(":")[2]
+    if int(number or 0) >= visible:
         raise SpecError(f"device: {device!r} is not here, this machine has {visible} CUDA devices")
     return device if number else f"cuda:{index % visible}"

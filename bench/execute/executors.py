@@ -2,9 +2,9 @@
 
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from queue import SimpleQueue
 from typing import Protocol
 
 import joblib
@@ -14,7 +14,7 @@ from bench.config.cell import Cell
 from bench.config.options import RunOptions
 from bench.execute.cluster import Dask
 from bench.execute.job import Finished, Job
-from bench.execute.supervisor import SupervisedWorker, close_all
+from bench.execute.remote import run_here, stop_here
 from bench.execute.worker import work
 from bench.store.folder import cell_folder, is_held
 from bench.store.records import Record
@@ -54,12 +54,12 @@ def execute(cells: list[Cell], options: RunOptions, executor: Executor) -> Itera
 
 
 def open_executor(options: RunOptions, cells: int) -> Executor:
-    """The executor that the options ask for, to be closed after use.
+    """The executor for so many cells that the options ask for, to be closed after use.
 
     Raises:
         SpecError: there is no such scheduler.
     """
-    if options.scheduler is not None:
+    if options.scheduler is not None and cells:
         return Dask(options)
     jobs = max(1, min(options.jobs or 1, cells))
     if jobs == 1 and options.timeout is None and options.memory is None:
@@ -90,30 +90,22 @@ class Workers:
 
     def __init__(self, options: RunOptions, jobs: int) -> None:
         share = max(1, min(joblib.cpu_count() // jobs, torch.get_num_threads()))
-        self.threads = options.threads or share
-        self.workers = [SupervisedWorker(options.device, k, self.threads) for k in range(jobs)]
-        self.free: SimpleQueue[SupervisedWorker] = SimpleQueue()
-        for worker in self.workers:
-            self.free.put(worker)
+        self.options = options.changed(threads=options.threads or share)
+        self.name = f"bench-{uuid.uuid4().hex}"
         self.pool = ThreadPoolExecutor(jobs, initializer=_block_interrupt)
 
     def run(self, jobs: list[Job]) -> Iterator[Finished]:
         """See :class:`Executor`."""
-        futures = {self.pool.submit(self._run_one, job): job for job in jobs}
+        jobs = [job._replace(options=self.options) for job in jobs]
+        device = self.options.device
+        futures = {self.pool.submit(run_here, self.name, job, device): job for job in jobs}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
-
-    def _run_one(self, job: Job) -> Record | None:
-        worker = self.free.get()
-        try:
-            return worker.run(job._replace(options=job.options.changed(threads=self.threads)))
-        finally:
-            self.free.put(worker)
 
     def close(self) -> None:
         """Kills what is at work, and ends the workers."""
         self.pool.shutdown(wait=False, cancel_futures=True)
-        close_all(self.workers)
+        stop_here(self.name)
         self.pool.shutdown(wait=True)
 
 

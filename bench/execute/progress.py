@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -63,7 +64,7 @@ class Progress:
         for cell in self.pending.values():
             self.work_left[cell.method, cell.task] += cost_of(cell).seconds()
         self.counts: Counter[str] = Counter()
-        self.best = Best(before)
+        self.records = list(before)
         self.begin = time.time()
         self.terminal = stream.isatty()
         self.height = 0
@@ -89,7 +90,7 @@ class Progress:
             self.work_left[kind] -= work
             self.work_done[kind] += work if record.status != "skipped" else 0
             self.counts[record.status] += 1
-            self.best.add(record)
+            self.records.append(record)
             self._clear()
             count = f"{self.counts.total():{len(str(self.total))}}/{self.total}"
             line = f"[{count}] {self.names[record.id]}: {summary(record)}"
@@ -113,7 +114,7 @@ class Progress:
             seconds = (time.time() - self.begin) * self._expected(self.work_left)
             left = seconds / self._expected(self.work_done)
             head += f", about {tqdm.format_interval(left)} left"
-        best = [f"best so far: {words}" for words in self.best.words()]
+        best = [f"best so far: {words}" for words in best_of(self.records)]
         now = [
             f"{self.names.get(state['id'], state['label'])} {standing(state)}" for state in running
         ]
@@ -137,40 +138,23 @@ class Progress:
             self.height = 0
 
 
-class Best:
-    """The best cell of each task so far, by the metric by which the task is compared.
+def best_of(records: Iterable[Record]) -> list[str]:
+    """The best cell of each task: task, method, metric and value.
 
-    That is the first main metric that all its finished cells have.
+    A task is compared by the first main metric that all its finished cells have.
     """
-
-    def __init__(self, records: list[Record]) -> None:
-        self.done: Counter[str] = Counter()  # by task
-        self.measured: Counter[tuple[str, str]] = Counter()  # by task and metric
-        self.best: dict[tuple[str, str], tuple[float, float, str]] = {}  # loss, value, method
-        for record in records:
-            self.add(record)
-
-    def add(self, record: Record) -> None:
-        """Takes note of a finished cell."""
-        if record.status != "done":
-            return
-        self.done[record.cell.task] += 1
-        for name in main_metrics():
-            if name in record.metrics:
-                key, value = (record.cell.task, name), record.metrics[name]
-                this = float(METRICS[name].loss(value)), value, record.cell.method
-                self.measured[key] += 1
-                self.best[key] = min(self.best.get(key, this), this)
-
-    def words(self) -> list[str]:
-        """Task, method, metric and value of each."""
-        found = []
-        for task, done in self.done.items():
-            common = [name for name in main_metrics() if self.measured[task, name] == done]
-            if common:
-                _, value, method = self.best[task, common[0]]
-                found.append(f"{task} {method} {common[0]} {value:.3f}")
-        return found
+    done: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.status == "done":
+            done[record.cell.task].append(record)
+    found = []
+    for task, same in done.items():
+        common = (name for name in main_metrics() if all(name in one.metrics for one in same))
+        if name := next(common, None):
+            loss = METRICS[name].loss
+            best = min(same, key=lambda record: float(loss(record.metrics[name])))
+            found.append(f"{task} {best.cell.method} {name} {best.metrics[name]:.3f}")
+    return found
 
 
 def names_of(cells: list[Cell]) -> dict[str, str]:

@@ -1,11 +1,12 @@
-"""What a dask worker calls; imports no torch."""
+"""Supervised workers of a run, one a thread: of this machine, or of a dask worker; no torch."""
 
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
 
 from bench.execute.job import Job
-from bench.execute.supervisor import SupervisedWorker, close_all
+from bench.execute.supervisor import SupervisedWorker
 from bench.store.records import Record
 
 _workers: dict[str, dict[int, SupervisedWorker]] = {}
@@ -14,27 +15,32 @@ _ended: set[str] = set()
 _lock = threading.Lock()
 
 
-def run_here(run: str, job: Job, device: str) -> Record | None:
-    """Runs a job: what a dask worker calls, in each of its threads.
+def run_on_dask(run: str, job: Job, device: str) -> Record | None:
+    """Runs a job: what a dask worker calls, in each of its threads."""
+    multiprocessing.current_process().daemon = False  # dask's are, and may have no children
+    # The nanny sets it so that memory is given back at once; cells take 1.8 times as long with it.
+    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
+    return run_here(run, job, device, _task_is_wanted())
+
+
+def run_here(
+    run: str, job: Job, device: str, wanted: Callable[[], bool] = lambda: True
+) -> Record | None:
+    """Runs a job in the supervised worker of this thread.
 
     Args:
         run: names the run, so that :func:`stop_here` ends its workers and no others.
         job: what to run.
         device: as for :class:`~bench.execute.supervisor.SupervisedWorker`.
+        wanted: whether somebody still wants the result.
     """
-    import multiprocessing
-
-    multiprocessing.current_process().daemon = False  # dask's are, and may have no children
-    # The nanny sets it so that memory is given back at once; cells take 1.8 times as long with it.
-    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
     with _lock:
         if run in _ended:
             return None
         workers = _workers.setdefault(run, {})
         new = SupervisedWorker(device, len(workers), job.options.threads)
         worker = workers.setdefault(threading.get_ident(), new)
-    worker.wanted = _task_is_wanted()
-    return worker.run(job)
+    return worker.run(job, wanted)
 
 
 def _task_is_wanted() -> Callable[[], bool]:
@@ -56,4 +62,7 @@ def stop_here(run: str) -> None:
     with _lock:
         _ended.add(run)
         workers = _workers.pop(run, {}).values()
-    close_all(workers)
+    for worker in workers:  # all at once
+        worker.stopped.set()
+    for worker in workers:
+        worker.close()

@@ -1,6 +1,7 @@
 """A run of cells into an output folder: what is left to do, who does it, what is noted of it."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import sys
@@ -20,12 +21,12 @@ from bench.config.options import RunOptions
 from bench.execute.cluster import address_of
 from bench.execute.cost import Expectation, longest_first
 from bench.execute.devices import check_device, resolve_device
-from bench.execute.executors import Executor, execute, open_executor
-from bench.execute.worker import data_changed
+from bench.execute.executors import execute, open_executor
 from bench.store.folder import cell_folder, set_kills
 from bench.store.manifest import add_run, end_run
 from bench.store.provenance import environment
 from bench.store.records import Record, is_settled, read_records
+from datasets import TASKS
 from datasets.base import DATA_ROOT, DataError
 
 
@@ -110,14 +111,9 @@ class Session:
         for cell in self.todo if options.force else []:
             set_kills(cell_folder(options.out, cell.id), 0)
         self.statuses = Counter(str(record.status) for record in self.before)
-        with contextlib.ExitStack() as stack:
-            self.executor: Executor | None = None
-            if self.todo:
-                self.executor = open_executor(self.options, len(self.todo))
-                stack.callback(self.executor.close)
-            entry = {"command": options.command, "spec": spec.model_dump(mode="json")}
-            self.number = add_run(options.out, **entry, cells=len(cells), **environment())
-            stack.pop_all()  # the executor is open until the cells have run
+        self.executor = open_executor(self.options, len(self.todo))
+        entry = {"command": options.command, "spec": spec.model_dump(mode="json")}
+        self.number = add_run(options.out, **entry, cells=len(cells), **environment())
         for task, count in changed.items():
             line = f"the data of {task} have changed since {count} cells were recorded"
             print(f"{line}: they run again", file=sys.stderr, flush=True)
@@ -128,11 +124,10 @@ class Session:
         Raises:
             StorageError, RecordError, ExecutionError: the run cannot go on.
         """
-        if self.executor is not None:
-            with contextlib.closing(self.executor):
-                for record in execute(self.todo, self.options, self.executor):
-                    self.statuses[record.status] += 1
-                    yield record
+        with contextlib.closing(self.executor):
+            for record in execute(self.todo, self.options, self.executor):
+                self.statuses[record.status] += 1
+                yield record
         end_run(self.options.out, self.number, self.statuses)
 
 
@@ -153,17 +148,31 @@ def plan(cells: list[Cell], options: RunOptions) -> Plan:
         RecordError: the folder holds a file that is no record of this version.
     """
     known = {record.id: record for record in read_records(options.out)}
-    found, now = Plan([], [], Counter()), time.time()
+    found = Plan([], [], Counter())
+    digest = functools.cache(_digest)  # data are looked at once a command
+
+    def changed(record: Record) -> bool:
+        then, parameters = record.task_digest, tuple(record.cell.task_parameters.items())
+        return then is not None and digest(record.cell.task, parameters) not in (None, then)
+
     for cell in cells:
         record = None if options.force else known.get(cell.id)
         if record is None or not is_settled(record, options.timeout, options.memory):
             found.todo.append(cell)
-        elif options.scheduler is None and data_changed(record, now):
+        elif options.scheduler is None and changed(record):
             found.todo.append(cell)
             found.changed[cell.task] += 1
         else:
             found.before.append(record)
     return found
+
+
+def _digest(task: str, parameters: tuple[tuple[str, object], ...]) -> str | None:
+    """The digest of the data of a task now; None if their files are missing."""
+    try:
+        return TASKS[task](**dict(parameters)).digest()
+    except (DataError, OSError):
+        return None
 
 
 def check_writable(out: Path) -> None:

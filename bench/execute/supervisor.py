@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -54,14 +54,15 @@ class SupervisedWorker:
     def __init__(self, device: str, index: int, threads: int | None = None) -> None:
         self.device, self.index, self.threads = device, index, threads
         self.stopped = threading.Event()
-        self.wanted: Callable[[], bool] = lambda: True
         self.busy = threading.Lock()
         self.used = False
         self.pool: Any = None
         self.future: Any = None
 
-    def run(self, job: Job) -> Record | None:
+    def run(self, job: Job, wanted: Callable[[], bool]) -> Record | None:
         """The record of the cell; None if another runner is at work on it, or after :meth:`close`.
+
+        The worker is killed when ``wanted`` says that nobody wants the result any more.
 
         Raises:
             StorageError: the record could not be written.
@@ -69,6 +70,7 @@ class SupervisedWorker:
         """
         folder = cell_folder(job.options.out, job.id)
         with self.busy:
+            self.wanted = wanted
             while True:
                 try:
                     return self._run_once(job)
@@ -153,14 +155,6 @@ class SupervisedWorker:
             time.sleep(0.01)
         self.pool.shutdown(wait=True, kill_workers=True)
         self.pool = self.future = None
-
-
-def close_all(workers: Iterable[SupervisedWorker]) -> None:
-    """Closes workers, all of them at once."""
-    for worker in workers:
-        worker.stopped.set()
-    for worker in workers:
-        worker.close()
 
 
 def _completed(out: Path, folder: Path, outcome: Outcome) -> Record | None:

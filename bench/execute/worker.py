@@ -2,7 +2,6 @@
 
 import contextlib
 import faulthandler
-import functools
 import json
 import os
 import time
@@ -22,10 +21,9 @@ from bench.store.folder import (
     DRAFT,
     LOG,
     MAX_KILLS,
-    MODEL,
+    PART,
     RECORD,
     RUNNING,
-    SAMPLES,
     TRACEBACK,
     StorageError,
     cell_folder,
@@ -40,14 +38,11 @@ from bench.store.records import (
     Outcome,
     Record,
     RecordedCell,
-    is_settled,
     read_record,
     write_record,
 )
-from datasets import TASKS
-from datasets.base import DATA_ROOT, DataError
+from datasets.base import DATA_ROOT
 
-FILES = (RECORD, SAMPLES, MODEL, TRACEBACK, CHECKPOINT)
 NOTIFY_SECONDS = 0.5
 
 Curve = Callable[[str, float, int], None]
@@ -93,21 +88,17 @@ class Attempt:
         self.cell = Cell.model_validate_json(job.cell)
         self.refused = why_not_here(self.cell.plugins, job.options.plugins)
         self.plugins = {path: loaded()[path] for path in job.options.plugins if path in loaded()}
-        self.device = assign_device(device, index, torch.cuda.device_count())
+        self.device = assign_device(device, index)
         self.threads = job.options.threads or torch.get_num_threads()
         self.running = job.options.out / RUNNING / f"{job.id}.json"
         self.began = time.time()
 
     def earlier_record(self) -> Record | None:
-        """What another runner has recorded meanwhile, or a record that needs no repetition."""
+        """What another runner has recorded since the command began."""
         if not (self.folder / RECORD).exists():
             return None
         record = read_record(self.folder / RECORD)
-        if record.ended >= self.options.begun:
-            return record
-        if self.options.force or not is_settled(record, self.options.timeout, self.options.memory):
-            return None
-        return None if data_changed(record, self.options.begun) else record
+        return record if record.ended >= self.options.begun else None
 
     def given_up(self) -> Record | None:
         """The record of a cell that has killed too many workers."""
@@ -161,35 +152,13 @@ class Attempt:
 
     def _clean(self) -> None:
         """Removes what an attempt has left that was killed or failed."""
-        rests = [path for name in FILES for path in self.folder.glob(f".{name}*")]
         checkpoint = self.folder / CHECKPOINT
         with writing(self.folder):
-            for path in [*rests, self.folder / TRACEBACK]:
+            for path in [*self.folder.glob(f"*{PART}"), self.folder / TRACEBACK]:
                 path.unlink(missing_ok=True)
             forced = self.options.force and checkpoint.exists()
             if forced and checkpoint.stat().st_mtime < self.options.begun:
                 checkpoint.unlink()
-
-
-def data_changed(record: Record, begun: float) -> bool:
-    """Whether the data of a record's task are others now; not if their files are missing.
-
-    Args:
-        record: of a cell; one without a digest counts as equal.
-        begun: when the command began: data are looked at once a command.
-    """
-    if record.task_digest is None:
-        return False
-    parameters = tuple(record.cell.task_parameters.items())
-    return _digest(record.cell.task, parameters, begun) not in (None, record.task_digest)
-
-
-@functools.lru_cache
-def _digest(task: str, parameters: tuple[tuple[str, object], ...], begun: float) -> str | None:
-    try:
-        return TASKS[task](**dict(parameters)).digest()
-    except (DataError, OSError):
-        return None
 
 
 def _logged_run(attempt: Attempt, in_process: bool) -> Outcome:

@@ -24,6 +24,8 @@ DRAFT = "draft.json"
 """The record of a cell that is at work, as it will be if its worker is killed."""
 RUNNING = "running"
 """The folder in which cells that are at work say where they stand."""
+PART = ".part"
+"""How the name of a file ends that is not written to its end."""
 MAX_KILLS = 3
 """A cell that has killed its worker this often is not tried again."""
 MAX_NAME = 80
@@ -56,7 +58,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
+        descriptor, name = tempfile.mkstemp(PART, f".{path.name}.", path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)

@@ -17,22 +17,31 @@ from bench.execute.devices import assign_device, resolve_device
         ("cuda", 0, 1, "cuda:0"),
     ],
 )
-def test_assigned_devices(device: str, index: int, visible: int, expected: str) -> None:
-    assert assign_device(device, index, visible) == expected
+def test_assigned_devices(
+    device: str, index: int, visible: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    assert assign_device(device, index) == expected
 
 
 @pytest.mark.parametrize(("jobs", "visible"), [(8, 8), (16, 8), (3, 2), (1, 4)])
-def test_workers_go_round_the_devices(jobs: int, visible: int) -> None:
-    assigned = [assign_device("cuda", index, visible) for index in range(jobs)]
+def test_workers_go_round_the_devices(
+    jobs: int, visible: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    assigned = [assign_device("cuda", index) for index in range(jobs)]
     counts = [assigned.count(f"cuda:{number}") for number in range(visible)]
     assert sum(counts) == jobs
     assert max(counts) - min(counts) <= 1
 
 
 @pytest.mark.parametrize(("device", "visible"), [("cuda", 0), ("cuda:2", 2), ("cuda:0", 0)])
-def test_a_device_that_is_not_here_is_refused(device: str, visible: int) -> None:
+def test_a_device_that_is_not_here_is_refused(
+    device: str, visible: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
     with pytest.raises(SpecError, match=f"'{device}' is not here, this machine has {visible}"):
-        assign_device(device, 0, visible)
+        assign_device(device)
 
 
 @pytest.mark.parametrize(

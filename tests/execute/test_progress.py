@@ -11,7 +11,7 @@ import pytest
 from bench.config.cell import Cell
 from bench.config.grid import Spec
 from bench.execute.cost import Expectation
-from bench.execute.progress import Best, Progress, names_of, running_cells
+from bench.execute.progress import Progress, best_of, names_of, running_cells
 from tests.store.records import record_of
 
 
@@ -154,11 +154,11 @@ def test_settings_that_vary_stand_in_the_line() -> None:
 def test_the_best_is_by_one_metric() -> None:
     """A task is compared by the first main metric that all its cells have, and by no other."""
     run = cells(3)
-    best = Best([])
-    best.add(record_of(run[0], metrics={"w2": 0.5, "sliced_w2": 0.01}))
-    assert best.words() == ["gaussian_to_swiss_roll fm w2 0.500"]
-    best.add(record_of(run[1], metrics={"w2": 0.4, "sliced_w2": 0.02}))
-    best.add(record_of(run[2], metrics={"sliced_w2": 0.03}))
-    assert best.words() == ["gaussian_to_swiss_roll fm sliced_w2 0.010"]
-    best.add(record_of(run[2], status="diverged"))
-    assert best.words() == ["gaussian_to_swiss_roll fm sliced_w2 0.010"]
+    records = [record_of(run[0], metrics={"w2": 0.5, "sliced_w2": 0.01})]
+    assert best_of(records) == ["gaussian_to_swiss_roll fm w2 0.500"]
+    records.append(record_of(run[1], metrics={"w2": 0.4, "sliced_w2": 0.02}))
+    assert best_of(records) == ["gaussian_to_swiss_roll fm w2 0.400"]
+    records.append(record_of(run[2], metrics={"sliced_w2": 0.03}))
+    assert best_of(records) == ["gaussian_to_swiss_roll fm sliced_w2 0.010"]
+    records.append(record_of(run[2], status="diverged"))
+    assert best_of(records) == ["gaussian_to_swiss_roll fm sliced_w2 0.010"]
