@@ -5,7 +5,7 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +68,37 @@ def asked(arguments: argparse.Namespace) -> tuple[Spec, list[str], list[str]]:
     config = read_config(suite_path(arguments.suite))
     if arguments.config is not None:
         config = merge(config, read_config(arguments.config)).model_dump()
-    missing = {} if (arguments.tasks or "").strip() != "all" else _without_files()
-    given: dict[str, Any] = {}
-    if arguments.methods is not None:
-        given["methods"] = chosen_names(arguments.methods, METHODS)
-    if arguments.tasks is not None:
-        names = chosen_names(arguments.tasks, TASKS)
-        given["tasks"] = [name for name in names if name not in missing]
+    given, missing = words_given(arguments), {}
+    if (arguments.tasks or "").strip() == "all":
+        missing = _without_files()
+        given["tasks"] = [name for name in TASKS if name not in missing]
+    left_out = [f"left out: {reason}" for reason in missing.values()]
+    return merge(config, given), list(given["settings"]), left_out
+
+
+def words_given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The methods, tasks, seeds and settings of a command line, as those of a file; not checked."""
+    axes = {name: getattr(arguments, name, None) for name in ("L", "sigma", "steps", "batch")}
+    words = [f"{name}={text}" for name, text in axes.items() if text is not None]
+    given: dict[str, Any] = {"settings": {}}
+    for word in [*words, *arguments.set]:
+        name, text = assignment("set", word, "name=value or name=value,value")
+        given["settings"][name] = parse_values(text)
+    for argument, known in (("methods", METHODS), ("tasks", TASKS)):
+        if (text := getattr(arguments, argument)) is not None:
+            names = list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+            given[argument] = list(known) if names == ["all"] else names
     if arguments.seeds is not None:
         given["seeds"] = parse_seeds(arguments.seeds)
-    axes = {name: getattr(arguments, name) for name in ("L", "sigma", "steps", "batch")}
-    given_axes = [f"{name}={text}" for name, text in axes.items() if text is not None]
-    settings = assignments([*given_axes, *arguments.set])
-    left_out = [f"left out: {reason}" for reason in missing.values()]
-    return merge(config, {**given, "settings": settings}), list(settings), left_out
+    return given
+
+
+def assignment(option: str, word: str, expected: str) -> tuple[str, str]:
+    """The name of a setting, with its section, and what it is set to."""
+    name, equals, text = word.partition("=")
+    if not equals:
+        raise SpecError(f"{option}: expected {expected}, got {word!r}")
+    return SHORTHANDS.get(name.strip(), name.strip()), text.strip()
 
 
 def _without_files() -> dict[str, str]:
@@ -93,23 +110,6 @@ def _without_files() -> dict[str, str]:
         except DataError as error:
             missing[name] = str(error)
     return missing
-
-
-def assignments(words: Sequence[str]) -> dict[str, list[Any]]:
-    """The settings of ``--set name=value,value``."""
-    settings = {}
-    for assignment in words:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise SpecError(f"set: expected name=value or name=value,value, got {assignment!r}")
-        settings[SHORTHANDS.get(name.strip(), name.strip())] = parse_values(text)
-    return settings
-
-
-def chosen_names(text: str, known: dict[str, Any]) -> list[str]:
-    """The names of ``--methods`` or ``--tasks``, not checked yet; ``all`` is every known one."""
-    names = list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
-    return list(known) if names == ["all"] else names
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:

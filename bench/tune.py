@@ -30,7 +30,7 @@ import pandas as pd
 from bench import sweep
 from bench.command import Parser, count, entry, log, terminable
 from bench.config.errors import SpecError
-from bench.config.files import read_config
+from bench.config.files import merge, read_config
 from bench.config.grid import Spec
 from bench.config.settings import SHORTHANDS
 from bench.config.values import check_seeds, parse_seeds
@@ -40,8 +40,6 @@ from bench.store.folder import write_atomically
 from bench.tuning.choice import configuration, trial_table, words
 from bench.tuning.search import DEFAULT_SEARCH
 from bench.tuning.trials import Tuning, make_tuning
-from datasets import TASKS
-from methods import METHODS
 
 PROGRAM = "bench.tune"
 SEEDS, TEST_SEEDS = "100,101", "0,1,2"
@@ -105,23 +103,12 @@ def _asked(arguments: argparse.Namespace) -> tuple[Spec, dict[str, object], list
     if config.get("vary"):
         raise SpecError("config: tuning has no variations [[vary]], but a table [search]")
     settings, search = _divided(config["settings"])
-    budget = {option: getattr(arguments, option) for option in ("steps", "batch")}
-    given = {SHORTHANDS[name]: [value] for name, value in budget.items() if value is not None}
-    given |= sweep.assignments(arguments.set)
     if arguments.search:
-        search = {}
-    for word in arguments.search:
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise SpecError(f"search: expected name=range, got {word!r}")
-        search[SHORTHANDS.get(name.strip(), name.strip())] = text.strip()
-    lists: dict[str, Any] = {"methods": [], "tasks": [], "seeds": parse_seeds(SEEDS), **config}
-    for argument, known in (("methods", METHODS), ("tasks", TASKS)):
-        if (text := getattr(arguments, argument)) is not None:
-            lists[argument] = sweep.chosen_names(text, known)
-    if arguments.seeds is not None:
-        lists["seeds"] = parse_seeds(arguments.seeds)
-    return Spec(**{**lists, "settings": {**settings, **given}}), search, list(given)
+        search = dict(sweep.assignment("search", word, "name=range") for word in arguments.search)
+    given = sweep.words_given(arguments)
+    base = {"methods": [], "tasks": [], "seeds": parse_seeds(SEEDS), "vary": []}
+    spec = merge({**base, **config, "settings": settings}, given)
+    return spec, search, list(given["settings"])
 
 
 def _divided(settings: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, object]]:
