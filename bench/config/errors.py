@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -40,7 +40,7 @@ def validated(section: str, build: Callable[[], T]) -> T:
         first = error.errors()[0]
         name = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
         message = first["msg"].removeprefix("Value error, ")
-        value = f", got {shown(first['input'])}" if first["loc"] else ""
+        value = f", got {first['input']!r}" if first["loc"] else ""
         raise SpecError(f"{name}: {message[:1].lower()}{message[1:]}{value}") from None
 
 
@@ -58,18 +58,10 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """The end of a message: ``unknown name 'emf', did you mean efm? Choose from efm, fm``."""
     guess = did_you_mean(name, known)
     choose = f"{guess} Choose" if guess else ", choose"
-    return f"unknown {kind} {shown(name)}{choose} from {', '.join(known)}"
+    return f"unknown {kind} {name!r}{choose} from {', '.join(known)}"
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """``, did you mean efm?`` for a name that is close to one of ``known``, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
     return f", did you mean {close[0]}?" if close else ""
-
-
-def shown(value: Any) -> str:
-    """``repr``, for any value of a user."""
-    try:
-        return repr(value)
-    except (ValueError, RecursionError):  # Python prints no integer of more than 4300 digits
-        return f"a {type(value).__name__} that is too large to print"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.catalogue import suites
-from bench.config.errors import SpecError, check_names, shown, validated
+from bench.config.errors import SpecError, check_names, validated
 from bench.config.grid import Spec
 from bench.config.settings import SHORTHANDS
 from bench.config.values import as_list, parse_seeds
@@ -26,7 +26,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise SpecError(f"config: cannot read {path}: {error}") from None
     variations = tables.pop("vary", [])
     if not isinstance(variations, list) or not all(isinstance(one, dict) for one in variations):
-        raise SpecError(f"vary: expected tables [[vary]], got {shown(variations)}")
+        raise SpecError(f"vary: expected tables [[vary]], got {variations!r}")
     return {**_config(tables), "vary": [_config(one) for one in variations]}
 
 
@@ -39,7 +39,7 @@ def _config(tables: dict[str, Any]) -> dict[str, Any]:
             kind = int if key == "seeds" else str
             config[key] = as_list(key, value)
             if not all(type(item) is kind for item in config[key]):
-                raise SpecError(f"{key}: expected a list of {kind.__name__}, got {shown(value)}")
+                raise SpecError(f"{key}: expected a list of {kind.__name__}, got {value!r}")
         elif isinstance(value, dict):
             for name, setting in value.items():
                 config["settings"][f"{key}.{name}"] = as_list(f"{key}.{name}", setting)

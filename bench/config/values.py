@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.config.errors import SpecError, shown, unknown
+from bench.config.errors import SpecError, unknown
 from bench.config.settings import SECTIONS, public_fields
 from datasets import TASKS
 from methods import METHODS
@@ -26,7 +26,7 @@ def check_seeds(seeds: list[int]) -> None:
         raise SpecError("seeds: empty, give numbers such as 0,1,2 or a range such as 0-4")
     for seed in seeds:
         if not 0 <= seed <= MAX_SEED:
-            raise SpecError(f"seeds: expected numbers from 0 to {MAX_SEED}, got {shown(seed)}")
+            raise SpecError(f"seeds: expected numbers from 0 to {MAX_SEED}, got {seed!r}")
 
 
 def checked_settings(settings: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
@@ -60,7 +60,7 @@ def _checked_value(name: str, value: Any) -> str | int | float | None:
             if math.isfinite(parsed):
                 # Of numpy too, as a number of Python; -0.0 + 0 is 0.0: one cell, one id.
                 return (int(parsed) if isinstance(parsed, Integral) else float(parsed)) + 0
-    raise SpecError(f"{name}: expected a finite number or a word, got {shown(value)}")
+    raise SpecError(f"{name}: expected a finite number or a word, got {value!r}")
 
 
 def parse_seeds(text: str) -> list[int]:

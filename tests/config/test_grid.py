@@ -301,9 +301,6 @@ def test_seeds_beyond_all_use_are_refused_before_they_are_made(text: str) -> Non
 
 # -------------------------------------------------------------------------------------- refusals
 
-HUGE = 10**5000
-"""More digits than Python prints."""
-
 
 @pytest.mark.parametrize(
     ("settings", "words"),
@@ -314,8 +311,6 @@ HUGE = 10**5000
         ({"efm.": 6}, ["unknown setting ''", "points"]),
         ({"efm.plate_distance": 6}, ["unknown setting 'plate_distance'"]),
         ({"efm.L.L": 6}, ["unknown section 'efm.L'"]),
-        ({"L": HUGE}, ["L", "finite number", "too large to print"]),
-        ({"L": -HUGE}, ["L", "too large to print"]),
         ({"L": 10**400}, ["L", "finite number"]),
         ({"L": "9" * 5000}, ["L", "finite number"]),
         ({"L": "1e400"}, ["L", "finite number", "1e400"]),
@@ -361,7 +356,7 @@ def test_numbers_of_numpy_become_those_of_python() -> None:
     assert [type(value) for value in checked] == [int, int, float, float, float]
 
 
-@pytest.mark.parametrize("seeds", [(), (-1,), (10**9,), (HUGE,), (-HUGE,)])
+@pytest.mark.parametrize("seeds", [(), (-1,), (10**9,), (10**400,)])
 def test_seeds_out_of_range_are_refused(seeds: tuple[int, ...]) -> None:
     with pytest.raises(SpecError, match=r"^seeds: "):
         plan("fm", seeds=seeds)
@@ -457,7 +452,6 @@ def test_an_error_can_be_sent_between_processes() -> None:
         b"methods = 1\n",
         b"methods = [[1]]\n",
         b"seeds = [true]\n",
-        b"seeds = [0x" + b"f" * 5000 + b", 1.5]\n",
         b"[methods]\nfm = 1\n",
         b"seeds = '0-1-2'\n",
     ],
