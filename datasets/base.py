@@ -132,39 +132,39 @@ class Empirical(Distribution):
         self.test = normalisation.apply(check_samples(test, self.dim, "test"))
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """The numbers of training and of test samples."""
-        return len(self.train), len(self.test)
+    def parts(self) -> tuple[Any, Any]:
+        """The training and the test samples as they are kept: what :meth:`decode` takes rows of."""
+        return self.train, self.test
 
-    def training_samples(self, rows: Tensor) -> Tensor:
-        """The training samples of these numbers (k,), shape (k, D)."""
-        return self.train[rows]
-
-    def test_samples(self, rows: Tensor) -> Tensor:
-        """The test samples of these numbers (k,), shape (k, D)."""
-        return self.test[rows]
+    def decode(self, kept: Tensor) -> Tensor:
+        """Rows of a part (k, D) in the units of the task."""
+        return kept
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """``n`` training samples with replacement."""
-        return self.training_samples(torch.randint(self.sizes[0], (n,), generator=rng))
+        train, _ = self.parts
+        return self.decode(train[torch.randint(len(train), (n,), generator=rng)])
 
     def low_variance(self, n: int, rng: torch.Generator) -> Tensor:
         """The training samples again and again in random orders: all as often, up to one."""
-        size = self.sizes[0]
-        orders = [torch.randperm(size, generator=rng) for _ in range(0, n, size)]
-        return self.training_samples(torch.cat(orders)[:n])
+        train, _ = self.parts
+        orders = [torch.randperm(len(train), generator=rng) for _ in range(0, n, len(train))]
+        return self.decode(train[torch.cat(orders)[:n]])
 
     def held_out(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
         """A random part of the test samples, or all of them."""
-        return self.test_samples(torch.randperm(self.sizes[1], generator=rng)[:n])
+        _, test = self.parts
+        return self.decode(test[torch.randperm(len(test), generator=rng)[:n]])
 
     def second_set(self, n: int, rng: torch.Generator, draws: Draws) -> Tensor:
         """A random part of the training samples: real, and disjoint from the test samples."""
-        return self.training_samples(torch.randperm(self.sizes[0], generator=rng)[:n])
+        train, _ = self.parts
+        return self.decode(train[torch.randperm(len(train), generator=rng)[:n]])
 
     def training_blocks(self, size: int) -> Iterator[Tensor]:
         """All training samples in their order, ``size`` at a time, each (k, D)."""
-        return map(self.training_samples, torch.split(torch.arange(self.sizes[0]), size))
+        train, _ = self.parts
+        return (self.decode(train[rows]) for rows in torch.split(torch.arange(len(train)), size))
 
     def for_validation(self) -> Self:
         """The training samples alone, split again: ``VALIDATION_SHARE`` of them are the test part.
@@ -228,20 +228,18 @@ class Stream:
         block = self.distribution.sample_on(self.block, self.rng, self.device)
         return check_samples(block, self.distribution.dim, self.name)
 
-    def get_state(self) -> Tensor:
+    def get_state(self) -> tuple[Tensor, int]:
         """The position: the generator before the last block, and how much of that block is left."""
-        left = len(self.rest) or -1  # nothing: the generator as it stands
-        state = self.rng.get_state() if left < 0 else self.before
-        return torch.cat([state, torch.tensor([left]).view(torch.uint8)])
+        left = len(self.rest)
+        return (self.before if left else self.rng.get_state()), left
 
-    def set_state(self, state: Tensor) -> None:
+    def set_state(self, state: tuple[Tensor, int]) -> None:
         """Continues from the position of the stream whose state this is."""
-        left = int(state[-8:].clone().view(torch.int64))
-        self.rng.set_state(state[:-8].clone())
+        generator, left = state
+        self.rng.set_state(generator)
         self.rest = self.rest[:0]
-        if left >= 0:
-            block = self._next()
-            self.rest = block[len(block) - left :]
+        if left:
+            self.rest = self._next()[-left:]
 
 
 def check_samples(samples: Tensor, dim: int, name: str) -> Tensor:

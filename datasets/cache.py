@@ -4,7 +4,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -53,11 +52,10 @@ def cached_rows(name: str, shape: tuple[int, int], make: Callable[[], Iterable[B
 def _mapped(path: Path, shape: tuple[int, int]) -> Bytes | None:
     try:
         # Copy on write: torch warns of memory that cannot be written.
-        array: Any = np.load(path, mmap_mode="c", allow_pickle=False)
+        array: Bytes = np.load(path, mmap_mode="c", allow_pickle=False)
+        return array if array.shape == shape and array.dtype == np.uint8 else None
     except Exception:  # missing, or corrupt, which may raise anything
         return None
-    right = isinstance(array, np.memmap) and array.shape == shape and array.dtype == np.uint8
-    return array if right else None
 
 
 def _write(path: Path, shape: tuple[int, int], rows: Iterable[Bytes]) -> None:

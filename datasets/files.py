@@ -7,11 +7,11 @@ downloaded, and no check sum is asked for: files of other images in the same for
 import contextlib
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -79,22 +79,11 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is corrupt ({words}): fetch or make it again") from None
 
 
-R = TypeVar("R")
-
-
-def read_once(read: Callable[..., R], files: Iterable[Path], *arguments: Any) -> R:
-    """``read(*arguments)``, kept in memory until one of the files that it reads changes."""
-    found: R = _read(read, stamp(files), *arguments)
-    return found
-
-
-@lru_cache(maxsize=8)
-def _read(read: Callable[..., Any], stamp: str, *arguments: Any) -> Any:
-    return read(*arguments)
-
-
 def stamp(files: Iterable[Path], head: str = "") -> str:
-    """Hash of names, sizes and times of change of files or folders, and of ``head``."""
+    """Hash of names, sizes and times of change of files or folders, and of ``head``.
+
+    Readers keep what they return until it changes, their first argument.
+    """
     digest = blake2b(head.encode(), digest_size=16)
     for file in files:
         found = file.stat()
@@ -105,10 +94,11 @@ def stamp(files: Iterable[Path], head: str = "") -> str:
 def mnist(root: Path) -> ImageSet:
     """MNIST in its official split, 1x28x28, read by torchvision."""
     files = _existing("MNIST", root, root / "MNIST" / "raw", MNIST_FILES)
-    return read_once(_read_mnist, files, root)
+    return _read_mnist(stamp(files), root)
 
 
-def _read_mnist(root: Path) -> ImageSet:
+@lru_cache(maxsize=2)
+def _read_mnist(stamp: str, root: Path) -> ImageSet:
     from torchvision.datasets import MNIST
 
     parts: list[Tensor] = []
@@ -148,10 +138,11 @@ class ArraysOnly(pickle.Unpickler):
 def cifar10(root: Path) -> ImageSet:
     """CIFAR-10 in its official split, 3x32x32."""
     files = _existing("CIFAR-10", root, root / CIFAR_FOLDER, CIFAR_FILES)
-    return read_once(_read_cifar10, files, *files)
+    return _read_cifar10(stamp(files), *files)
 
 
-def _read_cifar10(*files: Path) -> ImageSet:
+@lru_cache(maxsize=2)
+def _read_cifar10(stamp: str, *files: Path) -> ImageSet:
     images, labels = zip(*map(_cifar_batch, files), strict=True)
     train, train_labels = torch.cat(images[:-1]), torch.cat(labels[:-1])
     return ImageSet((3, 32, 32), Split(train, train_labels, images[-1], labels[-1]), CIFAR_NAMES)
@@ -168,17 +159,21 @@ def _cifar_batch(path: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images), torch.tensor(labels)
 
 
-Faces = tuple[list[Path], Tensor]  # images, and 1 for men and 0 for women
+Faces = tuple[list[Path], Tensor, int]
 
 
-def celeba_lists(root: Path) -> tuple[Faces, Faces]:
-    """The training and the test part of CelebA; its validation images are used for nothing."""
+def celeba_lists(root: Path) -> Faces:
+    """The images of CelebA, which are of men (1, else 0), and how many are for training.
+
+    Training images come first, then test images; those for validation are used for nothing.
+    """
     needed = (CELEBA_PARTS, CELEBA_ATTRIBUTES, CELEBA_IMAGES)
     files = _existing("CelebA", root, root / "celeba", needed)
-    return read_once(_read_lists, files, root, *files)
+    return _read_lists(stamp(files), root, *files)
 
 
-def _read_lists(root: Path, parts: Path, attributes: Path, images: Path) -> tuple[Faces, Faces]:
+@lru_cache(maxsize=2)
+def _read_lists(stamp: str, root: Path, parts: Path, attributes: Path, images: Path) -> Faces:
     names: dict[str, list[str]] = {"0": [], "1": [], "2": []}
     with reading(parts):
         for line in parts.read_text().splitlines():
@@ -186,29 +181,29 @@ def _read_lists(root: Path, parts: Path, attributes: Path, images: Path) -> tupl
             names[part].append(name)
         if not (names["0"] and names["2"]):
             raise ValueError("expected images of part 0 and of part 2")
+    chosen = names["0"] + names["2"]
     with reading(attributes):
         _, header, *rows = attributes.read_text().splitlines()
         column = header.split().index("Male") + 1
         male_of = {row.split()[0]: {"1": 1, "-1": 0}[row.split()[column]] for row in rows}
-        males = [torch.tensor([male_of[name] for name in names[part]]) for part in "02"]
-    there = {entry.name for entry in os.scandir(images)}
-    if lacking := [name for name in names["0"] + names["2"] if name not in there]:
+        male = torch.tensor([male_of[name] for name in chosen])
+    there = set(os.listdir(images))
+    if lacking := [name for name in chosen if name not in there]:
         what = f"{len(lacking)} of its images are not in {images} ({lacking[0]})"
         raise _missing("CelebA", root, what)
-    train, test = ([images / name for name in names[part]] for part in "02")
-    return (train, males[0]), (test, males[1])
+    return [images / name for name in chosen], male, len(names["0"])
 
 
 def celeba(root: Path, size: int) -> ImageSet:
     """CelebA in its official split, the middle square of each image at another size."""
-    (train, _), (test, _) = celeba_lists(root)
-    return read_once(_read_celeba, train + test, root, size)
+    return _read_celeba(stamp(celeba_lists(root)[0]), root, size)
 
 
-def _read_celeba(root: Path, size: int) -> ImageSet:
-    (train, train_male), (test, test_male) = celeba_lists(root)
-    images, n = decoded(train + test, size, CELEBA_CROP), len(train)
-    split = Split(images[:n], train_male, images[n:], test_male)
+@lru_cache(maxsize=2)
+def _read_celeba(stamp: str, root: Path, size: int) -> ImageSet:
+    files, male, n = celeba_lists(root)
+    images = decoded(files, size, CELEBA_CROP)
+    split = Split(images[:n], male[:n], images[n:], male[n:])
     return ImageSet((3, size, size), split, ("female", "male"))
 
 
@@ -250,10 +245,13 @@ def folder_files(root: Path, name: str) -> list[Path]:
 def folder_pair(root: Path, names: tuple[str, str], size: int, held_share: float) -> ImageSet:
     """Two folders as two classes; a share of the files of each is held out."""
     files = [file for name in names for file in folder_files(root, name)]
-    return read_once(_read_folders, files, root, names, size, held_share)
+    return _read_folders(stamp(files), root, names, size, held_share)
 
 
-def _read_folders(root: Path, names: tuple[str, str], size: int, held_share: float) -> ImageSet:
+@lru_cache(maxsize=2)
+def _read_folders(
+    stamp: str, root: Path, names: tuple[str, str], size: int, held_share: float
+) -> ImageSet:
     rng = torch.Generator().manual_seed(0)  # the same files are held out in every run
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     for name in names:

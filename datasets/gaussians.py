@@ -1,7 +1,7 @@
 """Normal distributions, and tasks between two of them, where all that is measured is known.
 
 The covariances S_0 and S_1 do not commute: with common axes Flow Matching would be optimal
-transport, and nothing could tell the two apart.
+transport, and nothing could distinguish the two.
 """
 
 from functools import cache
@@ -65,21 +65,12 @@ def square_root(covariance: Matrix) -> Matrix:
     return np.asarray((vectors * np.sqrt(values.clip(min=0))) @ vectors.T)
 
 
-def bures(source: Matrix, target: Matrix) -> float:
-    """Optimal cost between N(0, S_0) and N(0, S_1), units squared.
-
-    tr S_0 + tr S_1 - 2 tr (S_0^{1/2} S_1 S_0^{1/2})^{1/2}
+def optimal_matrix(source: Matrix, target: Matrix) -> Matrix:
+    """The optimal map x -> A x: A = S_0^{-1/2} (S_0^{1/2} S_1 S_0^{1/2})^{1/2} S_0^{-1/2}.
 
     References:
         Dowson and Landau, The Frechet distance between multivariate normal distributions, 1982.
     """
-    root = square_root(source)
-    overlap = np.trace(square_root(root @ target @ root))
-    return float(np.trace(source) + np.trace(target) - 2 * overlap)
-
-
-def optimal_matrix(source: Matrix, target: Matrix) -> Matrix:
-    """The optimal map x -> A x: A = S_0^{-1/2} (S_0^{1/2} S_1 S_0^{1/2})^{1/2} S_0^{-1/2}."""
     root = square_root(source)
     inverse = np.linalg.inv(root)
     return np.asarray(inverse @ square_root(root @ target @ root) @ inverse)
@@ -129,7 +120,7 @@ def covariances(dim: int) -> tuple[Matrix, Matrix]:
 def _known(dim: int) -> Known:
     source, target = covariances(dim)
     optimal, flow = optimal_matrix(source, target), flow_matrix(source, target)
-    cost, flow_cost = bures(source, target), linear_cost(source, flow)
+    cost, flow_cost = linear_cost(source, optimal), linear_cost(source, flow)
     return Known(cost, _linear(optimal), _linear(flow), flow_cost)
 
 

@@ -89,25 +89,19 @@ class Images(Empirical):
     @property
     def train(self) -> Tensor:  # type: ignore[override]  # nobody sets it
         """The training images, or as many of them as memory should hold."""
-        return self.training_samples(self.train_bytes.bounded())
+        return self.decode(self.train_bytes[self.train_bytes.bounded()])
 
     @property
     def test(self) -> Tensor:  # type: ignore[override]
-        return self.test_samples(self.test_bytes.bounded())
+        return self.decode(self.test_bytes[self.test_bytes.bounded()])
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        return len(self.train_bytes), len(self.test_bytes)
+    def parts(self) -> tuple[ByteImages, ByteImages]:
+        return self.train_bytes, self.test_bytes
 
-    def training_samples(self, rows: Tensor) -> Tensor:
-        return self.decode(self.train_bytes[rows])
-
-    def test_samples(self, rows: Tensor) -> Tensor:
-        return self.decode(self.test_bytes[rows])
-
-    def decode(self, images: Tensor) -> Tensor:
+    def decode(self, kept: Tensor) -> Tensor:
         """Bytes in the units of the task, (n, D)."""
-        return self.normalisation.apply(images.float() / 255)
+        return self.normalisation.apply(kept.float() / 255)
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         return self.decode(self._drawn(n, rng))
@@ -120,7 +114,7 @@ class Images(Empirical):
         return self.decode(self._drawn(n, rng).to(device))
 
     def _drawn(self, n: int, rng: torch.Generator) -> Tensor:
-        images = self.train_bytes[torch.randint(self.sizes[0], (n,), generator=rng)]
+        images = self.train_bytes[torch.randint(len(self.train_bytes), (n,), generator=rng)]
         if self.augment is None:
             return images
         return self.augment(images.view(n, *self.shape), rng).flatten(1)
@@ -132,7 +126,7 @@ class Images(Empirical):
         return type(self)(*parts, self.shape, self.normalisation, self.augment)
 
     def digest(self) -> str:
-        head = json.dumps([self.normalisation.record(), self.shape, *self.sizes])
+        head = json.dumps([self.normalisation.record(), self.shape, *map(len, self.parts)])
         return digest_of(chain([head], self.train_bytes.blocks(), self.test_bytes.blocks()))[:16]
 
 
@@ -269,10 +263,8 @@ def colored(grey: Tensor, angle: Tensor) -> Tensor:
         Gushchin et al., Adversarial Schrodinger Bridge Matching, 2024, and Kolesov et al., Field
         Matching, ICML 2025, colour MNIST with a hue of each image like this.
     """
-    shades, colours = grey[:, None], hue(angle)[:, :, None, None]
-    starts = range(0, len(grey), BLOCK)
-    blocks = [(shades[k : k + BLOCK] * colours[k : k + BLOCK]).round().byte() for k in starts]
-    return torch.cat(blocks)
+    blocks = zip(torch.split(grey, BLOCK), torch.split(hue(angle), BLOCK), strict=True)
+    return torch.cat([(x[:, None] * c[:, :, None, None]).round().byte() for x, c in blocks])
 
 
 def recolored(images: Tensor, rng: torch.Generator) -> Tensor:

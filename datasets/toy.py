@@ -11,16 +11,20 @@ from datasets.gaussians import FromNoise
 from datasets.mixtures import Mixture
 
 
-class SwissRoll(Distribution):
-    """Columns 0 and 2 of ``sklearn.datasets.make_swiss_roll``, divided by 5.
-
-    (t cos t, t sin t) + noise N(0, I), t ~ U(1.5 pi, 4.5 pi)
-    """
+class NoisyCurve(Distribution):
+    """A curve in the plane with noise of this standard deviation."""
 
     shape = (2,)
 
     def __init__(self, noise: float) -> None:
         self.noise = noise
+
+
+class SwissRoll(NoisyCurve):
+    """Columns 0 and 2 of ``sklearn.datasets.make_swiss_roll``, divided by 5.
+
+    (t cos t, t sin t) + noise N(0, I), t ~ U(1.5 pi, 4.5 pi)
+    """
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         t = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=rng))
@@ -43,16 +47,11 @@ class EightGaussians(Mixture):
         return self.around(equal_counts(n, 8, rng), rng)
 
 
-class Moons(Distribution):
+class Moons(NoisyCurve):
     """``sklearn.datasets.make_moons``, times 3 minus 1.
 
     Moons (cos a, sin a) and (1 - cos a, 1/2 - sin a) + noise N(0, I), a ~ U(0, pi)
     """
-
-    shape = (2,)
-
-    def __init__(self, noise: float) -> None:
-        self.noise = noise
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         return self._on(torch.randint(2, (n,), generator=rng), rng)
@@ -68,24 +67,19 @@ class Moons(Distribution):
         return 3 * (curve + self.noise * torch.randn(len(moon), 2, generator=rng)) - 1
 
 
-class SCurve(Distribution):
+class SCurve(NoisyCurve):
     """Columns 0 and 2 of ``sklearn.datasets.make_s_curve``, each brought to mean 0 and variance 1.
 
     (sin t, sign(t) (cos t - 1)) + noise N(0, I), t ~ U(-1.5 pi, 1.5 pi).
     """
 
-    shape = (2,)
-
-    def __init__(self, noise: float) -> None:
-        self.noise = noise
-        # Means are zero by symmetry. E sin^2 = 1/2 and E (cos t - 1)^2 = 3/2 - 2 E cos t over
-        # three half periods, E cos t = -2 / (3 pi).
-        self.variances = torch.tensor([0.5, 1.5 + 4 / (3 * math.pi)]) + noise**2
-
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         t = 3 * math.pi * (torch.rand(n, generator=rng) - 0.5)
         curve = torch.stack([t.sin(), t.sign() * (t.cos() - 1)], dim=1)
-        return (curve + self.noise * torch.randn(n, 2, generator=rng)) / self.variances.sqrt()
+        # Means are zero by symmetry. E sin^2 = 1/2 and E (cos t - 1)^2 = 3/2 - 2 E cos t over
+        # three half periods, E cos t = -2 / (3 pi).
+        variances = torch.tensor([0.5, 1.5 + 4 / (3 * math.pi)]) + self.noise**2
+        return (curve + self.noise * torch.randn(n, 2, generator=rng)) / variances.sqrt()
 
 
 def equal_counts(n: int, modes: int, rng: torch.Generator) -> Tensor:

