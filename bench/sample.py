@@ -37,7 +37,7 @@ from bench import sweep
 from bench.analysis.words import few
 from bench.cell.context import CellContext
 from bench.cell.draws import generator
-from bench.cell.excerpts import is_image
+from bench.cell.images import is_image
 from bench.cell.stored import read_model, reason_of, recorded_cell
 from bench.cell.transport import transported
 from bench.command import FAILED, OK, Parser, count, entry, log, terminable

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bench.cell.context import CellContext
 from bench.config.cell import Cell
-from datasets.base import Empirical, check_samples
+from datasets.base import Empirical, check_samples, digest_of
 from methods import Method
 from methods.base import MODEL_SAMPLES
 
@@ -84,7 +84,4 @@ def generator(
 
 def hash_of(*samples: Tensor) -> str:
     """Hash of data, to see that two cells were trained and evaluated on the same."""
-    digest = hashlib.sha256()
-    for tensor in samples:
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest_of(tensor.contiguous().numpy().tobytes() for tensor in samples)[:16]

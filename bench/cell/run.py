@@ -21,8 +21,7 @@ from bench.cell.checkpoint import Checkpoints
 from bench.cell.context import CellContext, Notify, RunContext, Saving
 from bench.cell.curve import halvings, measure_curve
 from bench.cell.evaluate import Evaluation, evaluate
-from bench.cell.excerpts import excerpts
-from bench.cell.images import fid_block, fid_to_training_set, with_features
+from bench.cell.images import excerpts, fid_block, fid_to_training_set, with_features
 from bench.cell.train import Trained, train
 from bench.cell.transport import timed_transport, transported
 from bench.config.cell import Cell

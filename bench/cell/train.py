@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,8 @@ class _Training:
         self.optimiser = torch.optim.Adam(self.parameters, lr=settings.lr, fused=fused)
         self.scheduler = LambdaLR(self.optimiser, lambda step: learning_rate_factor(step, settings))
         self.average = averaged(model, settings.ema)
+        self.parts: dict[str, Any] = {"model": model, "average": self.average}
+        self.parts |= {"optimiser": self.optimiser, "scheduler": self.scheduler}
         self.losses: list[Tensor] = []
         self.snapshots: list[Snapshot] = []
         self.step = self.looked_at = self.resumed_at = 0
@@ -143,25 +145,21 @@ class _Training:
         return {
             "step": self.step,
             "seconds": self.seconds,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "losses": torch.stack(self.losses),
             "snapshots": [(s.step, s.seconds, s.model.state_dict()) for s in self.snapshots],
         }
 
     def load(self, state: State) -> None:
         """Resumes from what :meth:`state` gave."""
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        moments = {int(place): found for place, found in state["optimiser"]["state"].items()}
-        self.optimiser.load_state_dict({**state["optimiser"], "state": moments})
+        moments = state["parts"]["optimiser"]
+        moments["state"] = {int(place): found for place, found in moments["state"].items()}
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
         for parameter, found in self.optimiser.state.items():
             for name in ("exp_avg", "exp_avg_sq"):
-                # In the memory format of the parameter, by which the fused kernel goes.
+                # In the memory format of the parameter, which the fused kernel assumes.
                 found[name] = torch.empty_like(parameter).copy_(found[name])
-        self.scheduler.load_state_dict(state["scheduler"])
         for step, seconds, weights in state["snapshots"]:
             model = copy.deepcopy(self.average.module).eval()
             model.load_state_dict(weights)

@@ -322,11 +322,9 @@ CORRUPT: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "large": (
         lambda folder, trap: (folder / MODEL).open("ab").truncate(2**40),  # a hole on the disk
-        "larger than",
+        "cannot be read",
     ),
     "shape": (changed(lambda centre: torch.zeros(3)), "does not fit"),
-    "type": (changed(lambda centre: centre.double()), "does not fit"),
-    "nan": (changed(lambda centre: centre * torch.nan), "not finite"),
     "network": (recorded("network", width=17), "other settings or data"),
     "setting": (recorded("hyperparameters", old=1), "old"),
     "older": (older, "other settings or data"),

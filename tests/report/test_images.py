@@ -17,9 +17,9 @@ from torchvision.utils import make_grid
 
 import bench.run
 from bench.analysis.analysis import Analysis
-from bench.cell import excerpts as excerpts_module
-from bench.cell.excerpts import FRAMES, excerpts, extremes, frames, nearest_images
-from bench.cell.stored import Ranked, StoredImages, read_images, stored_shape
+from bench.cell import images as images_module
+from bench.cell.images import FRAMES, excerpts, extremes, frames, nearest_images
+from bench.cell.stored import Ranked, StoredImages, read_images
 from bench.config import plugins
 from bench.config.plugins import load_plugin
 from bench.report import write_report
@@ -32,7 +32,6 @@ from bench.report.plots.images import (
     image_figures,
     montage,
     neighbours_figure,
-    pairs_figure,
     paths_figure,
     samples_figure,
 )
@@ -107,6 +106,11 @@ def some(seed: int = 0, **changed: Any) -> StoredImages:
     return StoredImages(**(fields | {"paths": paths, "ranked": ranked} | changed))
 
 
+def span_of(*images: np.ndarray) -> tuple[float, float]:
+    """The range in which real images are drawn."""
+    return min(x.min() for x in images), max(x.max() for x in images)
+
+
 def shown(figure: Figure) -> list[np.ndarray]:
     """The pictures in a figure, from the first panel to the last."""
     return [np.asarray(ax.images[0].get_array()) for ax in figure.axes if ax.images]
@@ -177,7 +181,7 @@ def test_blocks_find_the_same_neighbours(monkeypatch: pytest.MonkeyPatch) -> Non
     points, train = torch.randn(9, 40, generator=rng), torch.randn(50, 40, generator=rng)
     points[3] = train[41]
     whole = nearest_images(points, train)
-    monkeypatch.setattr(excerpts_module, "BLOCK", 7)
+    monkeypatch.setattr(images_module, "BLOCK", 7)
     parts = nearest_images(points, train)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
@@ -189,12 +193,12 @@ def test_blocks_find_the_same_neighbours(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("count", [2, 5, 11, 12, 13, 100])
 def test_no_sample_is_both_best_and_worst(count: int) -> None:
-    judged = torch.randn(count, generator=torch.Generator().manual_seed(0))
-    chosen = extremes(judged)
+    distances = torch.randn(count, generator=torch.Generator().manual_seed(0))
+    chosen = extremes(distances)
     assert len(set(chosen.tolist())) == len(chosen) == 2 * min(6, count // 2)
-    assert judged[chosen].tolist() == sorted(judged[chosen].tolist())
-    assert judged[chosen[0]] == judged.min()
-    assert judged[chosen[-1]] == judged.max()
+    assert distances[chosen].tolist() == sorted(distances[chosen].tolist())
+    assert distances[chosen[0]] == distances.min()
+    assert distances[chosen[-1]] == distances.max()
 
 
 def test_other_data_keep_nothing() -> None:
@@ -209,7 +213,9 @@ def test_other_data_keep_nothing() -> None:
 def test_red_is_red_in_the_file(tmp_path: Path) -> None:
     red = np.zeros((16, 3, 8, 8))
     red[:, 0] = 1.0
-    figure = samples_figure({"fm": some()._replace(samples=red, target=red)}, False, "Red")
+    figure = samples_figure(
+        {"fm": some()._replace(samples=red, target=red)}, False, (0.0, 1.0), "Red"
+    )
     path = save(figure, tmp_path / "red")
     pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
     inside = pixels[pixels.min(1) < 128]
@@ -256,11 +262,10 @@ def test_one_channel_is_grey() -> None:
 
 def test_pairs_stand_above_each_other() -> None:
     panels = {"fm": some(0), "efm": some(1)._replace(source=some(0).source)}
-    pictures = shown(pairs_figure(panels, "Pairs"))
+    low, high = span_of(*(x for p in panels.values() for x in (p.target, p.source)))
+    pictures = shown(dict(image_figures("t", panels, True, "Pairs"))["pairs_t"])
     assert len(pictures) == 2
     for picture, panel in zip(pictures, panels.values(), strict=True):
-        low = min(x.min() for p in panels.values() for x in (p.target, p.source))
-        high = max(x.max() for p in panels.values() for x in (p.target, p.source))
         for k in range(16):
             for row, images in enumerate((panel.source, panel.samples)):
                 expected = np.clip((images[k] - low) / (high - low), 0, 1)
@@ -269,9 +274,8 @@ def test_pairs_stand_above_each_other() -> None:
 
 def test_a_row_of_a_path_is_one_sample() -> None:
     panel = some()
-    (picture,) = shown(paths_figure({"fm": panel}, False, "Paths"))
-    low, high = panel.target.min(), panel.target.max()
-    assert panel.paths is not None
+    low, high = span_of(panel.target)
+    (picture,) = shown(dict(image_figures("t", {"fm": panel}, False, "Paths"))["paths_t"])
     for frame in range(9):
         for sample in range(3):
             expected = np.clip((panel.paths[frame, sample] - low) / (high - low), 0, 1)
@@ -280,10 +284,10 @@ def test_a_row_of_a_path_is_one_sample() -> None:
 
 def test_frames_far_beyond_the_data_have_their_own_range() -> None:
     panel = some(paths=2 * np.random.default_rng(1).random((9, 3, 3, 5, 6)) - 0.5)
-    assert panel.paths is not None
     wide = panel.paths.copy()
     wide[0] = 800 * (wide[0] - 0.5)
-    figure = paths_figure({"pfgm": panel._replace(paths=wide), "fm": panel}, False, "Paths")
+    panels = {"pfgm": panel._replace(paths=wide), "fm": panel}
+    figure = paths_figure(panels, span_of(panel.target), "Paths")
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == [f"pfgm\n{SCALED}", "fm"]
     scaled, plain = shown(figure)
@@ -296,8 +300,8 @@ def test_frames_far_beyond_the_data_have_their_own_range() -> None:
 def test_neighbours_stand_below_the_samples_with_both_distances() -> None:
     panel = some()
     assert panel.ranked is not None
-    figure = neighbours_figure({"fm": panel}, False, "Neighbours")
-    low, high = panel.target.min(), panel.target.max()
+    low, high = span_of(panel.target)
+    figure = neighbours_figure({"fm": panel}, (low, high), "Neighbours")
     for part, (ax, picture) in enumerate(zip(figure.axes, shown(figure), strict=True)):
         assert ax.get_title() == f"fm: {('best', 'worst')[part]}"
         for column in range(2):
@@ -313,12 +317,12 @@ def test_neighbours_stand_below_the_samples_with_both_distances() -> None:
 def test_what_was_not_stored_is_not_drawn() -> None:
     names = [name for name, _ in image_figures("t", {"fm": some()}, True, "T")]
     assert names == ["samples_t", "pairs_t", "paths_t", "neighbours_t"]
-    bare = {"fm": some(paths=None, ranked=None)}
-    assert [name for name, _ in image_figures("t", bare, False, "T")] == ["samples_t"]
-    mixed = {"fm": some(), "efm": some(paths=None, ranked=None)}
+    bare = {"fm": some(ranked=None)}
+    assert [name for name, _ in image_figures("t", bare, False, "T")] == ["samples_t", "paths_t"]
+    mixed = {"fm": some(), "efm": some(ranked=None)}
     figures = dict(image_figures("t", mixed, False, "T"))
     assert len(shown(figures["samples_t"])) == 3
-    assert len(shown(figures["paths_t"])) == 1
+    assert len(shown(figures["paths_t"])) == 2
     assert len(shown(figures["neighbours_t"])) == 2
 
 
@@ -364,7 +368,9 @@ def test_panels_stand_in_the_order_of_their_numbers(
     seen: list[str] = []
     monkeypatch.setattr(plots, "best", lambda summary, most: rows)
     monkeypatch.setattr(plots, "cut", lambda summary, most: "")
-    monkeypatch.setattr(plots, "read_samples", lambda path, dim: seen.append(path.parent.name))
+    monkeypatch.setattr(
+        plots, "read_samples", lambda path, dim: seen.append(path.parent.name) or {}
+    )
     monkeypatch.setattr(plots, "scatter_figure", lambda panels, title: Figure())
     rows["id"] = rows["setting"]
     assert len(list(sample_figures("gaussian_to_8gaussians", rows, rows, tmp_path, print))) == 1
@@ -372,15 +378,13 @@ def test_panels_stand_in_the_order_of_their_numbers(
 
 
 def test_sizes_of_a_task_stand_side_by_side(coloured: Path) -> None:
+    panels = {}
     for size in (6, 8):
-        path = file_of(coloured, "red_to_blue", "fm", size)
-        assert stored_shape(path) == (3, size, size)
-        assert read_images(path, (3, size, size)).samples.shape == (40, 3, size, size)
-    panels = {
-        f"fm {size}": read_images(file_of(coloured, "red_to_blue", "fm", size), (3, size, size))
-        for size in (6, 8)
-    }
-    titles = [ax.get_title() for ax in samples_figure(panels, False, "T").axes]
+        panel = read_images(file_of(coloured, "red_to_blue", "fm", size))
+        assert panel is not None
+        assert panel.samples.shape == (40, 3, size, size)
+        panels[f"fm {size}"] = panel
+    titles = [ax.get_title() for ax in samples_figure(panels, False, (0.0, 1.0), "T").axes]
     assert titles == ["real, held out (6 x 6)", "real, held out (8 x 8)", "fm 6", "fm 8"]
 
 
@@ -419,16 +423,15 @@ def rewritten(**changed: Any) -> Callable[[Path], None]:
     return corrupt
 
 
-ROWS = np.zeros((4, 108))
 CORRUPT: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (lambda path: path.unlink(), "no samples.npz"),
-    "flat paths": (rewritten(paths=ROWS), "108 columns"),
     "no frames": (rewritten(paths=np.zeros((0, 4, 108))), "108 columns"),
     "narrow paths": (rewritten(paths=np.zeros((9, 4, 107))), "108 columns"),
     "wild paths": (rewritten(paths=np.full((9, 4, 108), np.nan)), "not finite"),
     "words": (rewritten(ranked=np.array([["a"]])), "not a table"),
     "objects": (rewritten(ranked=np.array([{}], dtype=object)), "cannot be read"),
     "shape": (rewritten(shape=np.array([3, 5, 5])), "75 columns"),
+    "no shape": (rewritten(shape=np.array("x")), "cannot be read"),
 }
 
 
@@ -442,19 +445,6 @@ def test_a_corrupt_file_costs_its_panels_alone(what: str, copied: Path) -> None:
     assert reason in line
     assert len(shown(figures["pairs_red_to_blue"])) == 1
     assert "without fm size=6" in figures["paths_red_to_blue"].get_suptitle()
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [np.array([3, 6]), np.array([0, 6, 6]), np.array([3, 6, 10**6]), np.array("x")],
-)
-def test_a_shape_that_is_none_is_that_of_the_others(shape: np.ndarray, copied: Path) -> None:
-    path = file_of(copied, "gaussian_to_red", "fm")
-    rewritten(shape=shape)(path)
-    assert stored_shape(path) is None
-    figures, logged = drawn(copied, "gaussian_to_red")
-    assert len(shown(figures["paths_gaussian_to_red"])) == 2
-    assert logged == []
 
 
 def test_without_the_shape_of_any_there_is_no_picture(copied: Path) -> None:

@@ -103,7 +103,7 @@ def _with_picture(done: pd.DataFrame) -> pd.DataFrame:
 def field_figure(folder: Path, setting: str = "") -> Figure:
     """The learned field of a cell over the exact one; of an untrained method its field alone.
 
-    ``setting`` tells the cell from others of its task and method, in words.
+    ``setting`` says in words what distinguishes the cell from others of its task and method.
 
     Raises:
         ValueError: a record or model that is missing, unreadable or not of the current code.
@@ -166,7 +166,7 @@ def _lines(cell: Cell, method: Method, model: nn.Module, source: Distribution) -
 
 
 def _words(cell: Cell, method: Method, setting: str) -> str:
-    """Every hyperparameter that applies, and what else tells the cell from others."""
+    """Every hyperparameter that applies, and what else distinguishes the cell from others."""
     known = {key: value for key, value in cell.hyperparameters.items() if value is not None}
     first = [key for key in (*method.picture_settings, *method.named_settings) if key in known]
     shown = {key: f"{v:g}" if isinstance(v, float) else str(v) for key, v in known.items()}

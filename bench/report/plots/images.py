@@ -32,20 +32,22 @@ def image_figures(
     """File name and figure of the samples, the pairs, the paths and the neighbours of a task.
 
     ``panels`` has what the cells have stored, by their labels, at least one; ``paired`` says that
-    the source is data, too: the task is a translation.
+    the source is data, too: the task is a translation. All are drawn in the range of the real
+    images, and of the inputs of a translation.
     """
-    yield file_name("samples", task), samples_figure(panels, paired, title)
+    real = [panel.target for panel in panels.values()]
+    real += [panel.source for panel in panels.values()] if paired else []
+    span = min(float(images.min()) for images in real), max(float(x.max()) for x in real)
+    yield file_name("samples", task), samples_figure(panels, paired, span, title)
     if paired:
-        yield file_name("pairs", task), pairs_figure(panels, title)
-    if any(panel.paths is not None for panel in panels.values()):
-        yield file_name("paths", task), paths_figure(panels, paired, title)
+        yield file_name("pairs", task), pairs_figure(panels, span, title)
+    yield file_name("paths", task), paths_figure(panels, span, title)
     if any(panel.ranked is not None for panel in panels.values()):
-        yield file_name("neighbours", task), neighbours_figure(panels, paired, title)
+        yield file_name("neighbours", task), neighbours_figure(panels, span, title)
 
 
-def samples_figure(panels: Panels, paired: bool, title: str) -> Figure:
+def samples_figure(panels: Panels, paired: bool, span: Span, title: str) -> Figure:
     """A block of samples a method beside real ones; of a translation also its inputs."""
-    span = span_of(panels, paired)
     first: dict[tuple[int, ...], StoredImages] = {}
     for panel in panels.values():
         first.setdefault(panel.samples.shape[1:], panel)
@@ -62,9 +64,8 @@ def samples_figure(panels: Panels, paired: bool, title: str) -> Figure:
     return _figure(shown, [title, "the first of each, not selected"], 2.4, 0.4, most=5)[0]
 
 
-def pairs_figure(panels: Panels, title: str) -> Figure:
+def pairs_figure(panels: Panels, span: Span, title: str) -> Figure:
     """Of every method a row of inputs over the row of their outputs."""
-    span = span_of(panels, paired=True)
     shown = []
     for name, panel in panels.items():
         columns = min(len(panel.samples), _across(panel.samples, 220, 6, 16))
@@ -73,25 +74,23 @@ def pairs_figure(panels: Panels, title: str) -> Figure:
     return _figure(shown, [title, "inputs above their outputs"], 8.0, 0.4, most=1)[0]
 
 
-def paths_figure(panels: Panels, paired: bool, title: str) -> Figure:
+def paths_figure(panels: Panels, span: Span, title: str) -> Figure:
     """Of every method a few samples on their way, from the left to the right."""
-    span = span_of(panels, paired)
-    paths = {name: panel.paths for name, panel in panels.items() if panel.paths is not None}
     shown = []
-    for name, path in paths.items():
-        image, scaled = _strips(path, span)
+    for name, panel in panels.items():
+        image, scaled = _strips(panel.paths, span)
         shown.append((f"{name}\n{SCALED}" if scaled else name, image))
     words = "a row a sample, a column a share of the solver's steps"
     figure, axes = _figure(shown, [title, words], 4.8, 0.45)
-    for ax, path in zip(axes, paths.values(), strict=True):
-        shares = [f"{k / max(len(path) - 1, 1):.0%}" for k in range(len(path))]
-        ax.set_xticks(_centres(path, len(path)), shares, fontsize=SMALL)
+    for ax, panel in zip(axes, panels.values(), strict=True):
+        frames = len(panel.paths)
+        shares = [f"{k / max(frames - 1, 1):.0%}" for k in range(frames)]
+        ax.set_xticks(_centres(panel.paths, frames), shares, fontsize=SMALL)
     return figure
 
 
-def neighbours_figure(panels: Panels, paired: bool, title: str) -> Figure:
+def neighbours_figure(panels: Panels, span: Span, title: str) -> Figure:
     """The best and the worst samples of every method over their nearest training images."""
-    span = span_of(panels, paired)
     shown, numbers = [], []
     for name, panel in panels.items():
         if panel.ranked is not None:
@@ -139,13 +138,6 @@ def _figure(
         ax.grid(False)
     figure.suptitle(("\n" if "\n" in title[0] else ": ").join(title), fontsize=10)
     return figure, axes
-
-
-def span_of(panels: Panels, paired: bool) -> Span:
-    """The range of the real images, and of the inputs if they are data too."""
-    real = [panel.target for panel in panels.values()]
-    real += [panel.source for panel in panels.values()] if paired else []
-    return min(float(images.min()) for images in real), max(float(x.max()) for x in real)
 
 
 def montage(images: Array, columns: int, span: Span) -> Array:

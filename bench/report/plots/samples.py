@@ -1,8 +1,9 @@
 """Figures of what the cells of a task have sampled, beside the target."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bench.analysis.leaderboard import best, cut
 from bench.analysis.words import few
-from bench.cell.stored import Array, read_images, read_samples, stored_shape
+from bench.cell.stored import Array, read_images, read_samples
 from bench.report.plots import style
 from bench.report.plots.images import image_figures
 from bench.store.folder import SAMPLES, cell_folder, file_name
@@ -18,7 +19,6 @@ from datasets import TASKS
 
 MAX_PANELS = 10  # methods and settings of a task
 MAX_POINTS = 2000  # dots in a panel
-P = TypeVar("P")
 
 
 def sample_figures(
@@ -36,31 +36,24 @@ def sample_figures(
     first = rows.sort_values("seed", kind="stable").drop_duplicates(["method", "setting"])
     first = first.merge(best(summary, MAX_PANELS)[["method", "setting"]])
     first = first.sort_values(["method", "setting"], kind="stable", key=_by_number)
-    files = [cell_folder(out, cell) / SAMPLES for cell in first["id"]]
-
-    def panels(read: Callable[[Path], P]) -> dict[str, P]:
-        """What is read of each row by its label; what cannot be read is logged and in the title."""
-        found: dict[str, P] = {}
-        missing = []
-        labels, names = style.labels_of(first, "\n"), style.names_of(first)
-        for label, name, file in zip(labels, names, files, strict=True):
-            try:
-                found[label] = read(file)
-            except ValueError as error:
-                missing.append(f"{name}: {error}")
-        if missing:
-            log(f"{file_name('samples', task)}: left out {few(missing)}")
-            title.append(style.plain(f"without {few(missing)}"))
-        return found
-
-    if kind.dim == 2:
-        if clouds := panels(lambda file: read_samples(file, 2)):
-            yield file_name("samples", task), scatter_figure(clouds, "\n".join(title))
-        return
-    shapes = {file: stored_shape(file) for file in files}
-    some = next(filter(None, shapes.values()), None)  # none: the data are no images
-    if some and (images := panels(lambda file: read_images(file, shapes[file] or some))):
-        yield from image_figures(task, images, not kind.noise_source, "\n".join(title))
+    flat = kind.dim == 2
+    read: Callable[[Path], Any] = partial(read_samples, dim=2) if flat else read_images
+    panels: dict[str, Any] = {}
+    missing = []
+    labels, names = style.labels_of(first, "\n"), style.names_of(first)
+    for label, name, cell in zip(labels, names, first["id"], strict=True):
+        try:
+            panels[label] = read(cell_folder(out, cell) / SAMPLES)
+        except ValueError as error:
+            missing.append(f"{name}: {error}")
+    if missing:
+        log(f"{file_name('samples', task)}: left out {few(missing)}")
+        title.append(style.plain(f"without {few(missing)}"))
+    panels = {label: panel for label, panel in panels.items() if panel is not None}
+    if panels and flat:
+        yield file_name("samples", task), scatter_figure(panels, "\n".join(title))
+    elif panels:
+        yield from image_figures(task, panels, not kind.noise_source, "\n".join(title))
 
 
 def _by_number(texts: "pd.Series[str]") -> "pd.Series[str]":
