@@ -1,17 +1,50 @@
 """Every feature set of one cell, and what its record says about them."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from bench.features import inception
 from bench.features.classifier import FEATURES, Classifier, trained
-from bench.features.sets import FeatureSets
+from bench.features.inception import FidError, Inception, check_shape, weight_file
 from datasets import Normalisation, Task
 
 DARK = 1e-5  # grey that is added to the mean: a black image is grey, colours do not change
+
+
+@dataclass(frozen=True)
+class FeatureSets:
+    """The images of an evaluation seen through one feature map, row by row in the same order."""
+
+    samples: Tensor  # (n, F)
+    target: Tensor  # (n, F)
+    second_target: Tensor  # (n, F)
+    source: Tensor | None = None  # (n, F) where the source is images too
+    train: Tensor | None = None  # (N, F) some training images, in random order
+    wanted: tuple[int, ...] = ()  # of class probabilities: the columns of the target's classes
+
+    def seen(self, look: Callable[[Tensor], Tensor], wanted: tuple[int, ...] = ()) -> Self:
+        """These sets through another map: ``look`` of each set there is."""
+        seen: dict[str, Any] = {name: look(rows) for name, rows in self._there().items()}
+        return dataclasses.replace(self, **seen, wanted=wanted)
+
+    def part(self, lines: Tensor, first: Tensor, second: Tensor, train: Tensor | None) -> Self:
+        """Some rows of every set: ``lines`` of the samples and the source, each index (k,).
+
+        ``first`` and ``second`` are of the two target sets. ``train`` brings the training images
+        into another order, a permutation of at least as many numbers.
+        """
+        index = {"samples": lines, "source": lines, "target": first, "second_target": second}
+        if self.train is not None and train is not None:
+            index["train"] = train[train < len(self.train)]
+        part: dict[str, Any] = {k: x[index[k]] for k, x in self._there().items() if k in index}
+        return dataclasses.replace(self, **part)
+
+    def _there(self) -> dict[str, Tensor]:
+        return {name: rows for name, rows in vars(self).items() if isinstance(rows, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -77,7 +110,7 @@ class FeatureExtractors:
         self.pixels = pixels
         self.classifier: Classifier | None = None
         self.wanted: tuple[int, ...] = ()
-        self.inception: inception.Inception | None = None
+        self.inception: Inception | None = None
         self.record: dict[str, Any] = {}
         labelled = task.labelled()
         if labelled is not None:
@@ -87,10 +120,10 @@ class FeatureExtractors:
             self.record["classifier_hash"] = self.classifier.hash
             self.record["classifier_accuracy"] = self.classifier.accuracy
         try:
-            inception.check_shape(pixels.shape)
-            self.inception = inception.Inception(inception.weight_file(fid_weights), device)
+            check_shape(pixels.shape)
+            self.inception = Inception(weight_file(fid_weights), device)
             self.record["fid_weights_hash"] = self.inception.hash
-        except inception.FidError as error:
+        except FidError as error:
             self.record["fid_reason"] = str(error)
 
     def sets(self, sets: FeatureSets) -> dict[str, FeatureSets]:

@@ -5,7 +5,7 @@ writers one wins, and all are right.
 """
 
 import contextlib
-from pathlib import Path
+from collections.abc import Callable
 
 import safetensors
 import safetensors.torch
@@ -16,33 +16,27 @@ from datasets.base import digest_of
 from datasets.cache import cache_folder
 
 DIGEST = "digest"
-Metadata = dict[str, str]
+Tensors = dict[str, Tensor]
 
 
-def tensors_digest(tensors: dict[str, Tensor]) -> str:
+def tensors_digest(tensors: Tensors) -> str:
     """:func:`digest_of` named tensors, in the order of their names."""
     return digest_of(part for name in sorted(tensors) for part in (name, tensors[name]))
 
 
-def load(name: str) -> tuple[dict[str, Tensor], Metadata] | None:
-    """The tensors stored under ``name`` and their metadata; None if they differ from their hash."""
-    try:
-        with safetensors.safe_open(_path(name), "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError, ValueError):
-        return None
-    return (tensors, metadata) if metadata.get(DIGEST) == tensors_digest(tensors) else None
-
-
-def store(name: str, tensors: dict[str, Tensor], metadata: Metadata) -> None:
-    """Stores tensors under ``name``, if the folder can be written."""
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    noted = {**metadata, DIGEST: tensors_digest(tensors)}
+def kept(name: str, make: Callable[[], Tensors]) -> Tensors:
+    """The tensors stored under ``name``; where there are none, ``make`` returns what is stored."""
+    path = cache_folder() / "features" / f"{name}.safetensors"
+    # No file, or a corrupt one.
+    with contextlib.suppress(OSError, safetensors.SafetensorError, ValueError):
+        with safetensors.safe_open(path, "pt") as file:
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            digest = (file.metadata() or {}).get(DIGEST)
+        if digest == tensors_digest(stored):
+            return stored
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in make().items()}
     with contextlib.suppress(OSError, StorageError):
-        _path(name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(_path(name), safetensors.torch.save(tensors, noted))
-
-
-def _path(name: str) -> Path:
-    return cache_folder() / "features" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = safetensors.torch.save(tensors, {DIGEST: tensors_digest(tensors)})
+        write_atomically(path, content)
+    return tensors

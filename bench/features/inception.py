@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.features import cache
+from bench.features.cache import Tensors, kept
 from bench.metrics.distances import Moments, merged, moments_of
 from datasets.base import digest_of
 
@@ -26,11 +26,9 @@ class FidError(ValueError):
 
 
 def weight_file(given: str | None) -> Path:
-    """The file given by the user, else torch's for pytorch-fid; FidError if there is none."""
-    if given is not None and not Path(given).is_file():
-        raise FidError(f"no weight file {given}")
+    """The file given by the user, else torch's for pytorch-fid; FidError if that is not there."""
     path = Path(given or f"{torch.hub.get_dir()}/checkpoints/{WEIGHTS}")
-    if not path.is_file():
+    if given is None and not path.is_file():
         words = f"put {WEIGHTS} into the folder checkpoints of torch.hub"
         raise FidError(f"{NO_WEIGHTS}: give --fid-weights FILE, or {words}")
     return path
@@ -66,25 +64,24 @@ class Inception:
             raise FidError(f"{path.name} does not hold pytorch-fid's weights: {words}") from None
         self.hash = digest_of([content])[:16]
 
+    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Features (n, 2048), on the CPU, of images (n, C, H, W) in [0, 1], C = 1 or 3.
 
         They are rounded to 8 bits first, as images are that are stored and read again; grey is
         repeated. The network's own code resizes them.
         """
-        parts = torch.split(eight_bits(images), BATCH)
-        return torch.cat([self._features(part) for part in parts])
-
-    @torch.no_grad()
-    def _features(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.network(pixels.to(self.device).float() / 255)[0]
-        return features.flatten(1).cpu()
+        found = []
+        for part in torch.split(eight_bits(images), BATCH):
+            features: Tensor = self.network(part.to(self.device).float() / 255)[0]
+            found.append(features.flatten(1).cpu())
+        return torch.cat(found)
 
     def reference(self, images: Tensor) -> Tensor:
         """Like a call, for images that many cells share: features are kept in the cache."""
         if len(images) > LARGEST_CACHED:
             return self(images)
-        return self._cached("inception", [images], lambda: {"features": self(images)})["features"]
+        return self._kept("inception", [images], lambda: {"features": self(images)})["features"]
 
     def moments(self, blocks: Iterable[Tensor]) -> Moments:
         """Of the features of images, block by block: 50,000 features are 400 MB."""
@@ -93,25 +90,17 @@ class Inception:
     def reference_moments(self, blocks: Callable[[], Iterable[Tensor]]) -> Moments:
         """Like :meth:`moments`, for images that many cells share: they are kept in the cache."""
 
-        def tensors() -> dict[str, Tensor]:
+        def make() -> Tensors:
             found = self.moments(blocks())._asdict()
             return {key: torch.as_tensor(value) for key, value in found.items()}
 
-        kept = self._cached("moments", blocks(), tensors)
-        return Moments(int(kept["n"]), kept["mean"].numpy(), kept["root"].numpy())
+        found = self._kept("moments", blocks(), make)
+        return Moments(int(found["n"]), found["mean"].numpy(), found["root"].numpy())
 
-    def _cached(
-        self, kind: str, blocks: Iterable[Tensor], make: Callable[[], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def _kept(self, kind: str, blocks: Iterable[Tensor], make: Callable[[], Tensors]) -> Tensors:
         """What ``make`` returns, or what it has returned before for the same images."""
         head: list[str | Tensor] = [f"recipe {RECIPE} ", self.hash]
-        name = f"{kind}-{digest_of(chain(head, map(eight_bits, blocks)))[:32]}"
-        stored = cache.load(name)
-        if stored is not None:
-            return stored[0]
-        tensors = make()
-        cache.store(name, tensors, {"weights": self.hash})
-        return tensors
+        return kept(f"{kind}-{digest_of(chain(head, map(eight_bits, blocks)))[:32]}", make)
 
 
 def eight_bits(images: Tensor) -> Tensor:

@@ -137,26 +137,37 @@ def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_stored_is_loaded_and_what_is_corrupt_is_not(own_folder: Path) -> None:
     tensors = {"a": uniform(5, 3), "b": torch.tensor(7)}
-    assert cache.load("x") is None
-    cache.store("x", tensors, {"accuracy": "0.5"})
-    found = cache.load("x")
-    assert found is not None
-    assert torch.equal(found[0]["a"], tensors["a"])
-    assert found[1]["accuracy"] == "0.5"
+    made: list[int] = []
+
+    def kept() -> dict[str, Tensor]:
+        def make() -> dict[str, Tensor]:
+            made.append(1)
+            return tensors
+
+        return cache.kept("x", make)
+
+    for found in (kept(), kept()):
+        assert torch.equal(found["a"], tensors["a"])
+        assert torch.equal(found["b"], tensors["b"])
+    assert len(made) == 1
     (path,) = own_folder.rglob("x*")
     whole = path.read_bytes()
     for corrupt in (b"", whole[:40], whole[:-1], whole[:-3] + b"\x01\x02\x03", b"\xff" * 99):
         path.write_bytes(corrupt)
-        assert cache.load("x") is None
+        before = len(made)
+        assert torch.equal(kept()["a"], tensors["a"])
+        assert len(made) == before + 1
+        assert path.read_bytes() == whole
     path.unlink()
     path.mkdir()
-    assert cache.load("x") is None
+    assert torch.equal(kept()["a"], tensors["a"])
 
 
 def test_a_cache_that_cannot_be_written_breaks_nothing(own_folder: Path) -> None:
     own_folder.write_text("a file is in the way")
-    cache.store("x", {"a": uniform(2)}, {})
-    assert cache.load("x") is None
+    for number in (1, 2):
+        made = {"a": torch.tensor(number)}
+        assert cache.kept("x", lambda made=made: made) == made
 
 
 # The classifier
@@ -588,7 +599,7 @@ def test_reference_features_are_computed_once(
     images = uniform(2, 3, 16, 16)
     first = ours.reference(images)
     with monkeypatch.context() as patched:
-        patched.setattr(ours, "_features", None)
+        patched.setattr(ours, "network", None)
         assert torch.equal(ours.reference(images), first)
         with pytest.raises(TypeError):
             ours.reference(images.flip(3))
@@ -732,7 +743,7 @@ def test_moments_of_the_training_set_are_computed_once(
     np.testing.assert_allclose(covariance, np.cov(whole, rowvar=False), atol=1e-10)
     (path,) = own_folder.rglob("moments*")
     with monkeypatch.context() as patched:
-        patched.setattr(ours, "_features", None)
+        patched.setattr(ours, "network", None)
         again = ours.reference_moments(lambda: torch.split(images, 2))
         assert again.n == first.n == 5
         assert np.array_equal(again.mean, first.mean)
