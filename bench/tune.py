@@ -38,8 +38,7 @@ from bench.execute.session import Session
 from bench.report.build import write_tables
 from bench.store.folder import write_atomically
 from bench.tuning.choice import configuration, trial_table, words
-from bench.tuning.search import DEFAULT_SEARCH
-from bench.tuning.trials import Tuning, make_tuning
+from bench.tuning.search import DEFAULT_SEARCH, Tuning, make_tuning
 
 PROGRAM = "bench.tune"
 SEEDS, TEST_SEEDS = "100,101", "0,1,2"
@@ -86,7 +85,7 @@ def _remarks(tuning: Tuning, trials: int, test_seeds: list[int]) -> list[str]:
     """What a reader of the numbers must know of the trials."""
     lines = []
     for method, space in tuning.spaces.items():
-        number = sum(trial.method == method for trial in tuning.trials)
+        number = len(tuning.trials[method])
         if not space:
             lines.append(f"{method}: has nothing to search, its defaults are run once")
         elif number < trials:

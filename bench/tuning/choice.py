@@ -12,7 +12,7 @@ from bench.config.cell import Cell
 from bench.config.errors import printable
 from bench.config.grid import Spec, own_settings
 from bench.metrics import METRICS
-from bench.tuning.trials import Tuning
+from bench.tuning.search import Tuning
 
 GROUP = ["task", "method", "trial"]
 SHOWN = 20  # trials of a method and task that the terminal shows, the best

@@ -1,4 +1,4 @@
-"""What tuning looks for: ranges of settings, and points in them.
+"""What tuning looks for: ranges of settings, points in them, and the trials, as one run.
 
 A range is ``low:high``, with ``:log`` evenly in the logarithm, with ``:int`` whole numbers, both
 ends included; or words and numbers to choose from, ``a|b|c``.
@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from scipy.stats import qmc
 
+from bench.config.cell import Cell
 from bench.config.errors import SpecError, check_names
-from bench.config.grid import concerns, own_settings
+from bench.config.grid import Spec, Variation, concerns, own_settings
 from bench.config.settings import SECTIONS, public_fields
 from bench.config.values import parse_values
 from methods import METHODS
@@ -22,6 +23,11 @@ from methods import METHODS
 DEFAULT_SEARCH = {"train.lr": "1e-3:2e-2:log"}
 # The budget: what would be found is that more of it is better.
 COMMON_SETTINGS = ["train.steps", "train.batch", "sample.solver", "sample.solver_steps"]
+
+MAX_TRIALS = 10_000
+SPLIT = "eval.split"
+# A trial is compared by one distance; what else is measured would cost more than the training.
+QUICK: dict[str, list[Any]] = {"eval.metrics": ["main"], "eval.replicates": [0], "eval.fid_n": [0]}
 
 
 class Range(NamedTuple):
@@ -150,3 +156,60 @@ def points(space: Mapping[str, Range], number: int, seed: int) -> list[dict[str,
         if len(found) == number:
             break
     return [dict(zip(space, values, strict=True)) for values in found]
+
+
+class Tuning(NamedTuple):
+    """What is looked for, and where: the spec has one variation a trial, in their order."""
+
+    spec: Spec
+    spaces: dict[str, dict[str, Range]]
+    trials: dict[str, list[dict[str, Any]]]  # settings by method and number, {} its defaults
+
+    def cells(self) -> dict[tuple[str, str, int], list[Cell]]:
+        """The cells of every task, method and number of a trial, one a seed, in that order.
+
+        Two trials may have a cell in common, where one setting makes another void.
+        """
+        keys = [(method, k) for method, own in self.trials.items() for k in range(len(own))]
+        cells = [self.spec.variation(place).cells() for place in range(len(keys))]
+        return {
+            (task, *key): [cell for cell in own if cell.task == task]
+            for task in dict.fromkeys(self.spec.tasks)
+            for key, own in zip(keys, cells, strict=True)
+        }
+
+
+def make_tuning(spec: Spec, search: Mapping[str, object], trials: int, seed: int) -> Tuning:
+    """The trials of every method, checked.
+
+    Args:
+        spec: methods, tasks, seeds and the settings that all trials have in common.
+        search: ranges by setting, see :func:`spaces`.
+        trials: of each method, its defaults included; fewer where a search has fewer points.
+        seed: of the points.
+
+    Raises:
+        SpecError: no range, or a setting that a method refuses or that has several values.
+    """
+    if not 1 <= trials <= MAX_TRIALS:
+        raise SpecError(f"trials: must be a number from 1 to {MAX_TRIALS}, got {trials}")
+    for name, values in spec.settings.items():
+        if len(values) != 1:
+            raise SpecError(f"{name}: give one value, or a range with search; got {values}")
+    if SPLIT in spec.settings:
+        raise SpecError(f"{SPLIT}: tuning is always on validation; leave it out")
+    settings = {**QUICK, **spec.settings, SPLIT: ["validation"]}
+    spec = spec.model_copy(update={"settings": settings})
+    spec.cells()  # names of methods and tasks are known from here on
+    found = spaces(spec.methods, search)
+    for method, space in found.items():
+        for name, own in space.items():
+            ends = {"methods": [method], "settings": {**spec.settings, name: own.ends}}
+            spec.model_copy(update=ends).cells()
+    made = {method: [{}, *points(space, trials - 1, seed)] for method, space in found.items()}
+    vary = [
+        Variation(methods=[method], settings={name: [value] for name, value in point.items()})
+        for method, own in made.items()
+        for point in own
+    ]
+    return Tuning(spec.model_copy(update={"vary": vary}), found, made)

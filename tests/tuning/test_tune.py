@@ -32,8 +32,16 @@ from bench.config.grid import Spec
 from bench.report import write_tables
 from bench.store.records import Record, RecordedCell, read_records
 from bench.tuning.choice import configuration, trial_table, words
-from bench.tuning.search import DEFAULT_SEARCH, Range, parse_range, points, spaces
-from bench.tuning.trials import QUICK, Tuning, make_tuning
+from bench.tuning.search import (
+    DEFAULT_SEARCH,
+    QUICK,
+    Range,
+    Tuning,
+    make_tuning,
+    parse_range,
+    points,
+    spaces,
+)
 from datasets import TASKS, Distribution, Empirical
 from datasets.base import VALIDATION_SHARE, Draws
 from methods import METHODS, register
@@ -61,7 +69,7 @@ def rows_of(samples: Tensor) -> set[bytes]:
     return {row.tobytes() for row in samples.numpy()}
 
 
-def law_of(task: str, side: str) -> Distribution:
+def side_of(task: str, side: str) -> Distribution:
     return getattr(TASKS[task](), side)()
 
 
@@ -80,21 +88,21 @@ def sets_of(cell: Cell) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize(("task", "side"), DATA)
 def test_validation_samples_are_part_of_the_training_samples(task: str, side: str) -> None:
-    law = law_of(task, side)
-    assert isinstance(law, Empirical)
-    other = law.for_validation()
+    whole = side_of(task, side)
+    assert isinstance(whole, Empirical)
+    other = whole.for_validation()
     parts = [rows_of(part) for part in (other.train, other.test)]
     assert parts[0].isdisjoint(parts[1])
-    assert parts[0] | parts[1] == rows_of(law.train)
-    assert len(other.train) + len(other.test) == len(law.train)
-    assert (parts[0] | parts[1]).isdisjoint(rows_of(law.test))
-    assert len(other.test) == pytest.approx(VALIDATION_SHARE * len(law.train), abs=1)
-    assert other.normalisation == law.normalisation
+    assert parts[0] | parts[1] == rows_of(whole.train)
+    assert len(other.train) + len(other.test) == len(whole.train)
+    assert (parts[0] | parts[1]).isdisjoint(rows_of(whole.test))
+    assert len(other.test) == pytest.approx(VALIDATION_SHARE * len(whole.train), abs=1)
+    assert other.normalisation == whole.normalisation
     drawn = [other.sample(5000, rng()), other.low_variance(5000, rng())]
     drawn.append(other.second_set(5000, rng(), "iid"))
     assert all(rows_of(samples) <= parts[0] for samples in drawn)
     assert rows_of(other.held_out(5000, rng(), "iid")) == parts[1]
-    again = law_of(task, side).for_validation()  # fixed, whatever the state of torch
+    again = side_of(task, side).for_validation()  # fixed, whatever the state of torch
     assert isinstance(again, Empirical)
     assert torch.equal(again.test, other.test)
     assert torch.equal(again.train, other.train)
@@ -105,9 +113,9 @@ def test_there_are_data_sets_among_the_tasks() -> None:
 
 
 @pytest.mark.parametrize(("task", "side"), [side for side in SIDES if side not in DATA])
-def test_a_law_is_its_own_for_validation(task: str, side: str) -> None:
-    law = law_of(task, side)
-    assert law.for_validation() is law
+def test_a_distribution_is_its_own_for_validation(task: str, side: str) -> None:
+    whole = side_of(task, side)
+    assert whole.for_validation() is whole
 
 
 def test_equal_samples_stay_on_one_side() -> None:
@@ -145,14 +153,14 @@ def test_no_seed_gives_both_splits_a_common_sample(task: str, draws: str) -> Non
     )
     for one, two in itertools.product(test, validation):
         # Sources and targets; of a data set the second target set is training samples.
-        judged = rows_of(one[0]) | rows_of(one[1])
-        assert all(judged.isdisjoint(rows_of(samples)) for samples in two)
+        evaluated = rows_of(one[0]) | rows_of(one[1])
+        assert all(evaluated.isdisjoint(rows_of(samples)) for samples in two)
         assert not torch.equal(one[2], two[2])
 
 
 @pytest.mark.parametrize("task", BUILT_IN)
 def test_test_draws_are_what_they_were_before_there_was_a_split(task: str) -> None:
-    """From the definition of the seeds and the whole laws."""
+    """From the definition of the seeds and the whole distributions."""
     (cell,) = Spec(methods=["fm"], tasks=[task], seeds=[3]).cells()
     built = TASKS[task]()
 
@@ -206,14 +214,14 @@ def test_training_sees_neither_split(split: str, spy: list[Tensor], tmp_path: Pa
     assert len(spy) == 2 * (1 + 5 + 1)
     stored = np.load(tmp_path / "samples.npz")
     for side, given in (("source", spy[::2]), ("target", spy[1::2])):
-        law = law_of(THREES, side)
-        assert isinstance(law, Empirical)
-        other = law.for_validation()
+        whole = side_of(THREES, side)
+        assert isinstance(whole, Empirical)
+        other = whole.for_validation()
         assert isinstance(other, Empirical)
         drawn = set[bytes]().union(*map(rows_of, given))
-        assert drawn == rows_of((other if split == "validation" else law).train)
-        held = (other if split == "validation" else law).test
-        shown = rows_of(law.normalisation.apply(torch.from_numpy(stored[side])))
+        assert drawn == rows_of((other if split == "validation" else whole).train)
+        held = (other if split == "validation" else whole).test
+        shown = rows_of(whole.normalisation.apply(torch.from_numpy(stored[side])))
         assert shown <= rows_of(held)
         assert len(shown) >= 0.9 * len(held)  # both sides are cut to one size
 
@@ -293,7 +301,7 @@ SPACE = {
 def test_sobol_points_fill_the_space_and_are_their_own_prefix() -> None:
     found = points(SPACE, 32, 0)
     assert found == points(SPACE, 32, 0)
-    assert found[:8] == points(SPACE, 8, 0)  # more trials go on from fewer
+    assert found[:8] == points(SPACE, 8, 0)  # more trials continue fewer
     assert found[0] != points(SPACE, 1, 1)[0]
     shares = np.array(
         [[(math.log10(p["a.x"]) + 3) / 3, p["a.y"], (p["a.z"] + 0.5) / 8] for p in found]
@@ -345,7 +353,7 @@ def test_ranges_concern_the_methods_that_have_the_setting() -> None:
         "efm-exact": ["efm-exact.L"],
         "pfgmpp": ["train.lr"],  # none concerns it, and it is to have as many trials
     }
-    assert found["efm"]["efm.sigma"].ends == [2, 3]  # its own goes before
+    assert found["efm"]["efm.sigma"].ends == [2, 3]  # its own overrides
     turned = dict(reversed(given.items()))
     assert spaces(["efm"], turned)["efm"]["efm.sigma"].ends == [2, 3]
     assert spaces(["fm-exact", "fm"], {"train.lr": "1:2"})["fm-exact"] == {}
@@ -367,10 +375,10 @@ def tuning_of(
 def test_every_method_has_as_many_trials_and_the_first_are_its_defaults() -> None:
     tuning = tuning_of(TRAINED, [ROLL, THREES], trials=7)
     for name in TRAINED:
-        own = [trial for trial in tuning.trials if trial.method == name]
-        assert [trial.number for trial in own] == list(range(7))
-        assert own[0].settings == {}
-        assert len({tuple(trial.settings.values()) for trial in own}) == 7
+        own = tuning.trials[name]
+        assert len(own) == 7
+        assert own[0] == {}
+        assert len({tuple(settings.values()) for settings in own}) == 7
     cells = tuning.cells()
     assert len(cells) == len(TRAINED) * 2 * 7
     whole = {cell.id for cell in tuning.spec.cells()}
@@ -396,7 +404,7 @@ def test_a_trial_has_the_settings_of_its_point() -> None:
     search: dict[str, object] = {"L": "3:60:log", "train.lr": "1e-3:1e-2:log"}
     tuning = tuning_of(["efm"], [ROLL], search, train__steps=7, L=5)
     for (_, _, number), (cell, _) in tuning.cells().items():
-        settings = tuning.trials[number].settings
+        settings = tuning.trials["efm"][number]
         assert cell.train.steps == 7
         assert cell.hyperparameters["L"] == settings.get("efm.L", 5)
         assert cell.train.lr == settings.get("train.lr", 5e-3)
@@ -477,7 +485,7 @@ def test_tables_show_the_settings_that_were_tried(table: tuple[Tuning, pd.DataFr
     tuning, rows = table
     efm = rows[(rows["task"] == DIGITS) & (rows["method"] == "efm")]
     assert efm.iloc[0][["train.lr", "efm.L", "efm.sigma"]].tolist() == [5e-3, 6.0, 0.02]
-    points = [trial.settings for trial in tuning.trials if trial.method == "efm"]
+    points = tuning.trials["efm"]
     for row, point in zip(efm.to_dict("records")[1:], points[1:], strict=True):
         assert {name: row[name] for name in point} == point
     assert efm["fm.sigma"].isna().all()
@@ -542,8 +550,7 @@ def test_the_configuration_holds_words_and_what_does_not_apply(tmp_path: Path) -
     for best in range(6):
         scores = {
             (ROLL, name): [
-                (float(number != best),) * 2
-                for number in range(sum(t.method == name for t in tuning.trials))
+                (float(number != best),) * 2 for number in range(len(tuning.trials[name]))
             ]
             for name in methods
         }
