@@ -89,7 +89,7 @@ def run(
     Raises:
         SpecError: an unknown name or a value out of range, before anything is trained.
         RecordError: the folder holds a file that is no record of this version.
-        StorageError, ExecutionError: the run cannot go on; what is recorded stays.
+        StorageError, ExecutionError: the run cannot continue; what is recorded stays.
     """
     from bench import sweep
     from bench.config.files import merge, read_config, suite_path

@@ -195,7 +195,7 @@ def _announce(session: Session, program: str) -> None:
 
 
 def _standing(session: Session) -> str:
-    """What a run that was cut short has done, and how it goes on."""
+    """What a run that was cut short has recorded, and how to resume it."""
     out, cells = session.options.out, session.cells
     if session.options.force:
         anew = f"{session.statuses.total()} of {len(cells)} cells were recorded anew in {out}"

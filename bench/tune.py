@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tune(typed: Sequence[str]) -> int:
-    """Runs the trials, writes what was found and says how to go on."""
+    """Runs the trials, writes what was found and prints the command that tests it."""
     arguments = _parser().read(typed)
     sweep.load(arguments.plugins, arguments.data_root)
     spec, search, given = _asked(arguments)

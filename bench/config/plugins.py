@@ -89,7 +89,7 @@ def why_not_here(cell_plugins: Mapping[str, str], paths: Iterable[str]) -> str |
         return str(error)
     here = {plugin.file.stem: plugin.digest for plugin in _loaded.values()}
     changed = [f"{name}.py" for name, digest in cell_plugins.items() if here.get(name) != digest]
-    return f"plugin: {', '.join(changed)} changed while the run was going on" if changed else None
+    return f"plugin: {', '.join(changed)} changed during the run" if changed else None
 
 
 def _file_of(path: str) -> Path:

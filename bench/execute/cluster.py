@@ -61,7 +61,7 @@ class Dask:
             yield job, self._record(future, job)
 
     def _record(self, future: Any, job: Job) -> Record | None:
-        """What came of a job."""
+        """The record of a job that has ended, or None if it must be submitted again."""
         if future.status == "error":
             return self._failure(future.exception(), job)
         if future.status != "finished" and self.client.status == "running":
@@ -90,7 +90,7 @@ class Dask:
         raise ExecutionError(f"a dask worker cannot run cells: {type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """Ends what is at work there."""
+        """Cancels the jobs and kills the workers that run them."""
         # The scheduler or a worker may be gone; nothing that is asked of it is answered then.
         ending = threading.Thread(target=self._end, daemon=True)
         ending.start()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ExecutionError(BenchError):
-    """The run cannot go on, though nothing is wrong with its cells. One line."""
+    """The run cannot continue, though nothing is wrong with its cells. One line."""
 
 
 class Job(NamedTuple):

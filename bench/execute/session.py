@@ -122,7 +122,7 @@ class Session:
         """Runs what is left to do and yields the records as they finish.
 
         Raises:
-            StorageError, RecordError, ExecutionError: the run cannot go on.
+            StorageError, RecordError, ExecutionError: the run cannot continue.
         """
         with contextlib.closing(self.executor):
             for record in execute(self.todo, self.options, self.executor):

@@ -79,7 +79,7 @@ def warm_up() -> None:
 
 
 class Attempt:
-    """A cell in the hands of this process, which holds its lock."""
+    """A cell that this process runs, and whose lock it holds."""
 
     def __init__(self, job: Job, folder: Path, device: str, index: int) -> None:
         self.job, self.options, self.folder = job, job.options, folder
@@ -109,7 +109,7 @@ class Attempt:
         return self.write(Outcome(status="killed", reason=reason))
 
     def new_record(self, in_process: bool) -> Record:
-        """Runs the cell."""
+        """Runs the cell, and writes how it ended."""
         self._clean()
         if self.refused is not None:
             return self.write(Outcome(status="failed", reason=self.refused))

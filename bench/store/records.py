@@ -31,7 +31,7 @@ FORMAT = 4
 SETTLED = ("done", "skipped", "diverged")
 """Statuses that a second run does not repeat: the same cell would end the same way."""
 RESUMABLE = ("timeout", "killed", "failed")
-"""With more time or memory, or when it is mended, such a cell resumes from its checkpoint."""
+"""With more time or memory, or repaired code, such a cell resumes from its checkpoint."""
 MEMORY = ["nearest_train", "nearest_train_floor"]
 """Mean distance of the samples, and of held-out data, to the next training sample of a data set."""
 

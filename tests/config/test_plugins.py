@@ -254,7 +254,7 @@ def test_a_worker_refuses_a_plugin_that_is_not_the_planned_one(tmp_path: Path) -
     assert why_not_here(wanted, [path]) is None  # what is loaded is what was planned with
     plugins._loaded.clear()
     METHODS.pop("mine")
-    assert why_not_here(wanted, [path]) == "plugin: own.py changed while the run was going on"
+    assert why_not_here(wanted, [path]) == "plugin: own.py changed during the run"
     assert why_not_here({}, [path]) is None
     reason = why_not_here({}, [write(tmp_path / "raising.py", "1 / 0")])
     assert reason is not None
@@ -275,7 +275,7 @@ def test_a_cell_whose_plugin_is_edited_before_its_worker_starts_fails_with_one_l
     given: Any = {"tasks": [TASK], "methods": ["mine", "fm"], "plugins": [path], **QUICK}
     rows = bench.run(out=tmp_path / "out", jobs=2, **given).set_index("method")
     assert rows["status"].to_dict() == {"mine": "failed", "fm": "done"}
-    assert rows.loc["mine", "reason"] == "plugin: own.py changed while the run was going on"
+    assert rows.loc["mine", "reason"] == "plugin: own.py changed during the run"
 
 
 # ------------------------------------------------------------------------------------- refusals
