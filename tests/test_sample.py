@@ -19,7 +19,7 @@ from bench.store.folder import MODEL, RECORD, SAMPLES, cell_folder
 from bench.store.records import read_records
 from datasets import TASKS
 from datasets.base import Empirical
-from methods import METHODS
+from tests.commands import no_plugins
 
 PLUGIN = Path(__file__).with_name("coloured.py")
 TINY = ["--steps", "30", "--batch", "32", "--set", "eval.n=40", "--set", "network.width=16"]
@@ -35,21 +35,17 @@ def run(out: Path, methods: str, tasks: str, *more: str) -> None:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Cells of every kind: trained and exact, with noise and without, images and others."""
-    tables = METHODS, TASKS
-    before = [dict(table) for table in tables]
-    load_plugin(str(PLUGIN))
     folder = tmp_path_factory.mktemp("sample") / "out"
-    with pytest.MonkeyPatch.context() as patch:  # plots take most of the time
+    with no_plugins(), pytest.MonkeyPatch.context() as patch:
+        load_plugin(str(PLUGIN))
+        # Plots take most of the time.
         patch.setattr("bench.report.build.draw_plots", lambda *arguments: [])
         run(folder, "efm,fm,fm-exact,pfgm", DIGITS)
         run(folder, "fm,pfgm", f"{THREES},red_to_blue", "--plugin", str(PLUGIN))
         run(folder, "fm", f"{MOONS},gaussian_to_wine")
         run(folder, "fm", "gaussian_to_swiss_roll", "--set", "fm.sigma=0,0.5", "--seeds", "0,1")
         run(folder, "vp", "gaussian_to_swiss_roll", "--set", "vp.sampler=sde")
-    yield folder
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
+        yield folder
 
 
 @pytest.fixture
