@@ -4,6 +4,7 @@ The result of a cell depends on the source of the plug-ins that it uses, so thei
 of the cell and of its id: after an edit the cell is another one, and runs again.
 """
 
+import ast
 import importlib.util
 import modulefinder
 import sys
@@ -28,6 +29,7 @@ class Plugin(NamedTuple):
     files: frozenset[Path]  # the file and the modules beside it that it imports
     digest: str
     registered: frozenset[Any]  # the methods, tasks and metrics that it has added
+    patches: bool  # it may have replaced something of ours, which concerns every cell
 
 
 _loaded: dict[str, Plugin] = {}
@@ -61,8 +63,8 @@ def loaded() -> dict[str, str]:
 def used_by(*kinds: Any) -> dict[str, str]:
     """The names and hashes of the plug-ins that decide what these classes or functions do.
 
-    Those that define or register one of them or of their base classes, and those that register
-    nothing: a network, or a patch of ours, may concern every cell.
+    Those that define or register one of them or of their base classes, and those that may concern
+    every cell: they assign to attributes or entries, or register nothing, like a network.
     """
     if not _loaded:
         return {}
@@ -72,7 +74,7 @@ def used_by(*kinds: Any) -> dict[str, str]:
     return {
         plugin.file.stem: plugin.digest
         for plugin in sorted(_loaded.values(), key=lambda plugin: plugin.file.stem)
-        if not plugin.registered or bases & plugin.registered or files & plugin.files
+        if plugin.patches or bases & plugin.registered or files & plugin.files
     }
 
 
@@ -125,7 +127,19 @@ def _load(file: Path) -> Plugin:
             raise
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise SpecError(f"plugin: {str(file)!r} raises {message}") from None
-    return Plugin(file, files, digest, frozenset(added))
+    patches = not added or any(_assigns_elsewhere(path) for path in files)
+    return Plugin(file, files, digest, frozenset(added), patches)
+
+
+def _assigns_elsewhere(path: Path) -> bool:
+    """Whether a file, as it is imported, assigns to an attribute or an entry of something."""
+    skipped = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+    lines = [line for line in ast.parse(path.read_bytes()).body if not isinstance(line, skipped)]
+    nodes = [node for line in lines for node in ast.walk(line)]
+    targets = [target for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
+    return any(isinstance(target, ast.Attribute | ast.Subscript) for target in targets) or any(
+        isinstance(node, ast.Name) and node.id == "setattr" for node in nodes
+    )
 
 
 def _check_complete(file: Path, kind: Any) -> None:

@@ -150,13 +150,15 @@ def test_a_metric_of_a_plugin_changes_no_id(tmp_path: Path) -> None:
     assert cells("fm")["fm"].id == before
 
 
-@pytest.mark.parametrize("patch", PATCHES)
+@pytest.mark.parametrize("registers", ["", METHOD])
+@pytest.mark.parametrize("patch", [*PATCHES, "by name"])
 def test_a_plugin_that_replaces_something_of_ours_concerns_every_cell(
-    patch: str, tmp_path: Path, restored: Callable[[], None]
+    patch: str, registers: str, tmp_path: Path, restored: Callable[[], None]
 ) -> None:
-    digest = load_plugin(
-        write(tmp_path / "own.py", f"from methods import networks\n{PATCHES[patch]}")
-    )
+    """Whether or not it registers something too."""
+    line = PATCHES.get(patch, "setattr(networks, 'GAIN', 5.0)")
+    text = f"{registers}\nfrom methods import networks\n{line}"
+    digest = load_plugin(write(tmp_path / "own.py", text))
     try:
         assert cells("efm")["efm"].plugins == {"own": digest}
     finally:
