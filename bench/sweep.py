@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 import time
@@ -23,12 +24,12 @@ from bench.config.values import parse_seeds, parse_values
 from bench.execute.cluster import warning_of
 from bench.execute.cost import forecast
 from bench.execute.progress import Progress
-from bench.execute.session import Session, check_data, plan, prepared, use_data_root
+from bench.execute.session import Session, check_data, plan, prepared
 from bench.features.inception import NO_WEIGHTS
 from bench.report.build import write_tables
 from bench.store.folder import RECORD, StorageError, cell_folder
 from datasets import TASKS
-from datasets.base import DataError
+from datasets.base import DATA_ROOT, DataError
 from methods import METHODS
 
 RUNS = Path("results/runs")
@@ -36,10 +37,17 @@ SHOWN = 50  # failed cells that are named on the terminal
 
 
 def load(plugins: Iterable[str], data_root: str | None) -> None:
-    """Loads plug-ins and has tasks look for files of the user's; before anything is checked."""
+    """Loads plug-ins and has tasks look for files of the user's; before anything is checked.
+
+    Raises:
+        SpecError: a plug-in that cannot be loaded, or no such folder.
+    """
     for path in plugins:
         load_plugin(path)
-    use_data_root(data_root)
+    if data_root is not None:  # else the environment has it
+        if not Path(data_root).is_dir():
+            raise SpecError(f"data-root: no folder {data_root!r}")
+        os.environ[DATA_ROOT] = str(Path(data_root).absolute())
 
 
 def options_of(arguments: argparse.Namespace, out: Path, *command: str) -> RunOptions:
@@ -68,11 +76,14 @@ def asked(arguments: argparse.Namespace) -> tuple[Spec, list[str], list[str]]:
     config = read_config(suite_path(arguments.suite))
     if arguments.config is not None:
         config = merge(config, read_config(arguments.config)).model_dump()
-    given, missing = words_given(arguments), {}
+    given, left_out = words_given(arguments), []
     if (arguments.tasks or "").strip() == "all":
-        missing = _without_files()
-        given["tasks"] = [name for name in TASKS if name not in missing]
-    left_out = [f"left out: {reason}" for reason in missing.values()]
+        for name, task in TASKS.items():
+            try:
+                task().check()
+            except DataError as error:
+                given["tasks"].remove(name)
+                left_out.append(f"left out: {error}")
     return merge(config, given), list(given["settings"]), left_out
 
 
@@ -101,17 +112,6 @@ def assignment(option: str, word: str, expected: str) -> tuple[str, str]:
     return SHORTHANDS.get(name.strip(), name.strip()), text.strip()
 
 
-def _without_files() -> dict[str, str]:
-    """The tasks that need files of the user's which are not there, and what must lie where."""
-    missing = {}
-    for name, task in TASKS.items():
-        try:
-            task().check()
-        except DataError as error:
-            missing[name] = str(error)
-    return missing
-
-
 def output_folder(arguments: argparse.Namespace) -> Path:
     """``--out``, or a folder that is named after the suite or the configuration file."""
     if arguments.out is not None:
@@ -132,7 +132,7 @@ def checked_folder(out: str | Path) -> Path:
 
 def dry_run(cells: list[Cell], options: RunOptions) -> None:
     """Prints the cells, what is left to do and what that takes."""
-    left = plan(cells, options).todo
+    _, left, _ = plan(cells, options)
     todo = {cell.id for cell in left}
     for cell in cells:
         settings = " ".join(f"{key}={value}" for key, value in cell.hyperparameters.items())

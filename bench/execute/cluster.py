@@ -21,7 +21,6 @@ from bench.store.records import Record, write_record
 if TYPE_CHECKING:
     from distributed import Client
 
-
 CONNECT_SECONDS = 10
 CLOSE_SECONDS = 5
 FETCH_SECONDS = 60
@@ -47,7 +46,6 @@ class Dask:
         self.futures: dict[Any, Job] = {}
 
     def run(self, jobs: list[Job]) -> Iterator[Finished]:
-        """See :class:`Executor`."""
         from distributed import as_completed as as_completed_there
 
         for rank, job in enumerate(jobs):

@@ -6,9 +6,8 @@ rough: evaluation is not in it, nor what a method computes beside its network.
 
 import functools
 import math
-import time
+import timeit
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,20 +21,13 @@ from datasets import TASKS
 from methods import Method
 from methods.networks import NetworkFactory
 
-WEIGHT_BYTES = 4 * 5
-"""A parameter in float32: itself, its gradient, its average, and two moments of Adam."""
-BACKWARD = 3
-"""A training step costs as much as that many forward passes."""
-CALL_SECONDS = 1e-3
-"""What a training step or a step of the solver takes whatever the network: Python, kernels."""
-CPU_PACE, GPU_PACE = 5e10, 2e13
-"""Operations a second in float32 of a few cores, and of a large GPU."""
-STATISTICS = 256
-"""Random numbers in place of the samples that models take their scale from."""
-PROBE, PROBE_SECONDS = 1024, 0.2
-"""Side of the matrices whose product is timed, and for how long."""
-MAX_SETTINGS = 40
-"""Rows of the table, the first ones."""
+WEIGHT_BYTES = 4 * 5  # a float32 parameter, its gradient, its average, and two moments of Adam
+BACKWARD = 3  # a training step costs as much as that many forward passes
+CALL_SECONDS = 1e-3  # a step, of training or the solver, whatever the network: Python, kernels
+CPU_PACE, GPU_PACE = 5e10, 2e13  # float32 operations a second of a few cores, and of a large GPU
+STATISTICS = 256  # random numbers in place of the samples that models take their scale from
+PROBE = 1024  # side of the matrices whose product is timed
+MAX_SETTINGS = 40  # rows of the table, the first ones
 
 
 class Cost(NamedTuple):
@@ -45,8 +37,7 @@ class Cost(NamedTuple):
     calls: float
     parameters: int = 0
     memory: float = 0.0  # bytes
-    problem: str | None = None
-    """Why the network cannot be built; the operations are then guessed."""
+    problem: str | None = None  # why the network cannot be built; the operations are then guessed
 
     def seconds(self, pace: float = CPU_PACE) -> float:
         """At so many operations a second."""
@@ -159,11 +150,6 @@ class Expectation:
         return cost_of(cell).seconds() * self.pace(cell.method, cell.task)
 
 
-def longest_first(cells: Iterable[Cell], expectation: Expectation) -> list[Cell]:
-    """The cells in the order to start them in: a long one at the end delays all."""
-    return sorted(cells, key=expectation.seconds, reverse=True)
-
-
 def forecast(cells: list[Cell], device: str, threads: int | None) -> list[str]:
     """Lines of a table: what cells of each kind take, and all together."""
     kinds: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
@@ -193,17 +179,14 @@ def forecast(cells: list[Cell], device: str, threads: int | None) -> list[str]:
 
 
 @functools.cache
-def operations_a_second(device: str, threads: int | None = None) -> float:
+def operations_a_second(device: str, threads: int | None) -> float:
     """Floating-point operations a second of products of float32 matrices on a device."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         matrix = torch.ones(PROBE, PROBE, device=device)
-        done, begin = 0, time.perf_counter()
-        while time.perf_counter() - begin < PROBE_SECONDS:
-            (matrix @ matrix)[0, 0].item()
-            done += 1
-        return 2 * PROBE**3 * done / (time.perf_counter() - begin)
+        runs, seconds = timeit.Timer(lambda: (matrix @ matrix)[0, 0].item()).autorange()
+        return 2 * PROBE**3 * runs / seconds
     finally:
         torch.set_num_threads(before)
 

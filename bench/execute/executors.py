@@ -63,23 +63,18 @@ def open_executor(options: RunOptions, cells: int) -> Executor:
         return Dask(options)
     jobs = max(1, min(options.jobs or 1, cells))
     if jobs == 1 and options.timeout is None and options.memory is None:
-        return InProcess(options)
+        return InProcess()
     return Workers(options, jobs)
 
 
 class InProcess:
-    """Runs jobs in this process, one after the other."""
-
-    def __init__(self, options: RunOptions) -> None:
-        self.device = options.device
+    """Runs jobs in this process, one after the other; there is nothing to close."""
 
     def run(self, jobs: list[Job]) -> Iterator[Finished]:
-        """See :class:`Executor`."""
         for job in jobs:
-            yield job, work(job, self.device, in_process=True)
+            yield job, work(job, job.options.device, in_process=True)
 
-    def close(self) -> None:
-        """See :class:`Executor`."""
+    def close(self) -> None: ...
 
 
 class Workers:
@@ -95,7 +90,6 @@ class Workers:
         self.pool = ThreadPoolExecutor(jobs, initializer=_block_interrupt)
 
     def run(self, jobs: list[Job]) -> Iterator[Finished]:
-        """See :class:`Executor`."""
         jobs = [job._replace(options=self.options) for job in jobs]
         device = self.options.device
         futures = {self.pool.submit(run_here, self.name, job, device): job for job in jobs}

@@ -18,8 +18,7 @@ class Job(NamedTuple):
     """A cell and how to run it."""
 
     id: str
-    cell: str
-    """The cell as JSON."""
+    cell: str  # as JSON
     options: RunOptions
 
     @classmethod
@@ -28,5 +27,4 @@ class Job(NamedTuple):
         return cls(cell.id, cell.model_dump_json(), options)
 
 
-Finished = tuple[Job, Record | None]
-"""A job and its record; None for one that is at work elsewhere."""
+Finished = tuple[Job, Record | None]  # a job and its record; None for one at work elsewhere

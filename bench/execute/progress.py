@@ -8,7 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -22,18 +22,14 @@ from bench.store.records import Record
 
 TERMINAL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 60.0
-SHOWN = 6
-"""Running cells, and tasks with their best, that are named."""
-SILENT_SECONDS = 120.0
-"""A cell of an earlier time that has been silent for that long: its process is dead."""
+SHOWN = 6  # running cells, and tasks with their best, that are named
+SILENT_SECONDS = 120.0  # a cell of an earlier time that is silent for that long has a dead process
 
-
-Work = dict[tuple[str, str], float]
-"""The cost of cells in seconds, of each method and task."""
+Work = dict[tuple[str, str], float]  # the cost of cells in seconds, of each method and task
 
 
 class Progress:
-    """Shows a run on ``stream``; use as a context manager around it.
+    """Shows a run on the standard error; use as a context manager around it.
 
     A finished cell is a line. On a terminal the state is a block of lines below, which is renewed
     in place; elsewhere a line a minute.
@@ -43,22 +39,15 @@ class Progress:
         out: the output folder.
         expectation: knows what cells take, and learns.
         before: the records of cells that need not run again.
-        stream: where to.
     """
 
     def __init__(
-        self,
-        cells: list[Cell],
-        out: Path,
-        expectation: Expectation,
-        before: list[Record],
-        stream: TextIO = sys.stderr,
+        self, cells: list[Cell], out: Path, expectation: Expectation, before: list[Record]
     ) -> None:
         finished = {record.id for record in before}
         self.names = names_of(cells)
         self.pending = {cell.id: cell for cell in cells if cell.id not in finished}
-        self.total, self.out, self.stream = len(self.pending), out, stream
-        self.expectation = expectation
+        self.total, self.out, self.expectation = len(self.pending), out, expectation
         self.work_left: Work = defaultdict(float)
         self.work_done: Work = defaultdict(float)
         for cell in self.pending.values():
@@ -66,7 +55,8 @@ class Progress:
         self.counts: Counter[str] = Counter()
         self.records = list(before)
         self.begin = time.time()
-        self.terminal = stream.isatty()
+        self.stream = sys.stderr  # a cell in this process has it redirected to its log
+        self.terminal = self.stream.isatty()
         self.height = 0
         self.over = threading.Event()
         self.lock = threading.Lock()

@@ -9,8 +9,8 @@ from bench.execute.job import Job
 from bench.execute.supervisor import SupervisedWorker
 from bench.store.records import Record
 
+# Of each run, by the thread of this process that they work for.
 _workers: dict[str, dict[int, SupervisedWorker]] = {}
-"""Of each run, by the thread of this process that they work for."""
 _ended: set[str] = set()
 _lock = threading.Lock()
 

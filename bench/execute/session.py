@@ -3,14 +3,12 @@
 import contextlib
 import functools
 import importlib.util
-import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -19,7 +17,7 @@ from bench.config.errors import SpecError
 from bench.config.grid import Spec
 from bench.config.options import RunOptions
 from bench.execute.cluster import address_of
-from bench.execute.cost import Expectation, longest_first
+from bench.execute.cost import Expectation
 from bench.execute.devices import check_device, resolve_device
 from bench.execute.executors import execute, open_executor
 from bench.store.folder import cell_folder, set_kills
@@ -27,7 +25,7 @@ from bench.store.manifest import add_run, end_run
 from bench.store.provenance import environment
 from bench.store.records import Record, is_settled, read_records
 from datasets import TASKS
-from datasets.base import DATA_ROOT, DataError
+from datasets.base import DataError
 
 
 def prepared(options: RunOptions) -> RunOptions:
@@ -36,7 +34,6 @@ def prepared(options: RunOptions) -> RunOptions:
     Raises:
         SpecError: a device, a file or a package that is not here.
     """
-    use_data_root(options.data_root)
     if options.fid_weights is not None and not Path(options.fid_weights).is_file():
         raise SpecError(f"fid-weights: no file {options.fid_weights!r}")
     if options.scheduler is not None and options.jobs is not None:
@@ -52,18 +49,6 @@ def prepared(options: RunOptions) -> RunOptions:
     device = resolve_device(options.device)
     jobs = options.jobs or (torch.cuda.device_count() if device == "cuda" else 1)
     return options.changed(device=device, jobs=jobs)
-
-
-def use_data_root(folder: str | Path | None) -> None:
-    """Has tasks look for files of the user's there; None leaves it to the environment.
-
-    Raises:
-        SpecError: no such folder.
-    """
-    if folder is not None:
-        if not Path(folder).is_dir():
-            raise SpecError(f"data-root: no folder {str(folder)!r}")
-        os.environ[DATA_ROOT] = str(Path(folder).absolute())
 
 
 def check_data(cells: Iterable[Cell], options: RunOptions) -> None:
@@ -106,7 +91,8 @@ class Session:
             by_id = {cell.id: cell for cell in cells}
             for record in self.before:
                 self.expectation.learn(by_id[record.id], record)
-        self.todo = longest_first(todo, self.expectation)
+        # Longest first: a long cell at the end delays all.
+        self.todo = sorted(todo, key=self.expectation.seconds, reverse=True)
         check_data(self.todo, options)
         for cell in self.todo if options.force else []:
             set_kills(cell_folder(options.out, cell.id), 0)
@@ -131,40 +117,32 @@ class Session:
         end_run(self.options.out, self.number, self.statuses)
 
 
-class Plan(NamedTuple):
-    """What a command has to do."""
-
-    before: list[Record]
-    """Of the cells that need not run again."""
-    todo: list[Cell]
-    changed: Counter[str]
-    """How many finished cells run again because the data of their task have changed, by task."""
-
-
-def plan(cells: list[Cell], options: RunOptions) -> Plan:
+def plan(cells: list[Cell], options: RunOptions) -> tuple[list[Record], list[Cell], Counter[str]]:
     """Which of the cells have to run.
+
+    Returns:
+        The records of those that need not run again; those that must; how many of these, by task,
+        because the data of the task have changed since they were recorded.
 
     Raises:
         RecordError: the folder holds a file that is no record of this version.
     """
     known = {record.id: record for record in read_records(options.out)}
-    found = Plan([], [], Counter())
+    before, todo, changed = list[Record](), list[Cell](), Counter[str]()
     digest = functools.cache(_digest)  # data are looked at once a command
-
-    def changed(record: Record) -> bool:
-        then, parameters = record.task_digest, tuple(record.cell.task_parameters.items())
-        return then is not None and digest(record.cell.task, parameters) not in (None, then)
-
     for cell in cells:
         record = None if options.force else known.get(cell.id)
         if record is None or not is_settled(record, options.timeout, options.memory):
-            found.todo.append(cell)
-        elif options.scheduler is None and changed(record):
-            found.todo.append(cell)
-            found.changed[cell.task] += 1
+            todo.append(cell)
+            continue
+        comparable = record.task_digest is not None and options.scheduler is None
+        now = digest(cell.task, tuple(cell.task_parameters.items())) if comparable else None
+        if now in (None, record.task_digest):
+            before.append(record)
         else:
-            found.before.append(record)
-    return found
+            todo.append(cell)
+            changed[cell.task] += 1
+    return before, todo, changed
 
 
 def _digest(task: str, parameters: tuple[tuple[str, object], ...]) -> str | None:

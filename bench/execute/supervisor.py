@@ -24,8 +24,7 @@ from bench.store.folder import DRAFT, cell_folder, kills, set_kills
 from bench.store.records import Outcome, Record, RecordError, read_record, tidy, write_record
 
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 0.5
-"""Between the limit, when the worker writes down where it is, and its end."""
+GRACE_SECONDS = 0.5  # from the limit, when the worker writes down where it is, to its end
 IDLE_SECONDS = 300.0
 MAX_STARTS = 3
 
@@ -97,21 +96,12 @@ class SupervisedWorker:
             self._kill()
 
     def _run_once(self, job: Job) -> Record | None:
-        """What a worker makes of the job.
-
-        Raises:
-            BrokenProcessPool: it died.
-            _ExceededError: it exceeds a limit.
-            _StoppedError: somebody called :meth:`close`, or nobody wants the result any more.
-        """
         worker, begin = self._ready_worker(), time.monotonic()
 
-        def check() -> None:
-            outcome = excess(job, time.monotonic() - begin, worker)
-            if outcome is not None:
-                raise _ExceededError(outcome)
+        def exceeded() -> Outcome | None:
+            return excess(job, time.monotonic() - begin, worker)
 
-        record: Record | None = self._call(check, _work, job, self.device, self.index)
+        record: Record | None = self._call(exceeded, _work, job, self.device, self.index)
         self.used = True
         return record
 
@@ -132,13 +122,22 @@ class SupervisedWorker:
                 cause = error
         raise ExecutionError(f"worker processes die as they start: {' '.join(str(cause).split())}")
 
-    def _call(self, check: Callable[[], None], function: Callable[..., Any], *args: Any) -> Any:
-        """The result of a function in the worker; ``check`` is called while it is at work."""
+    def _call(
+        self, exceeded: Callable[[], Outcome | None], function: Callable[..., Any], *args: Any
+    ) -> Any:
+        """The result of a function in the worker.
+
+        Raises:
+            BrokenProcessPool: the worker died.
+            _ExceededError: ``exceeded``, which is asked meanwhile, gives an outcome.
+            _StoppedError: somebody called :meth:`close`, or nobody wants the result any more.
+        """
         self.future = self.pool.submit(function, *args)
         while not self.future.done():
             if self.stopped.is_set() or not self.wanted():
                 raise _StoppedError
-            check()
+            if (outcome := exceeded()) is not None:
+                raise _ExceededError(outcome)
             wait([self.future], POLL_SECONDS)
         return self.future.result()
 
@@ -222,9 +221,11 @@ def _begin_work(owner: int) -> None:
 
 def _ready() -> int:
     """In the worker: loads what a cell needs, so that a cell's time is its own."""
-    from bench.execute.worker import warm_up
+    import torch
 
-    warm_up()
+    import bench.execute.worker  # noqa: F401
+
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports for seconds
     return os.getpid()
 
 

@@ -34,19 +34,12 @@ from bench.store.folder import (
     writing,
 )
 from bench.store.provenance import device_name, environment
-from bench.store.records import (
-    Outcome,
-    Record,
-    RecordedCell,
-    read_record,
-    write_record,
-)
+from bench.store.records import Outcome, Record, RecordedCell, read_record, write_record
 from datasets.base import DATA_ROOT
 
 NOTIFY_SECONDS = 0.5
 
-Curve = Callable[[str, float, int], None]
-"""``curve(name, value, step)``: a point of a curve for TensorBoard."""
+Curve = Callable[[str, float, int], None]  # ``curve(name, value, step)``: for TensorBoard
 
 
 def work(job: Job, device: str, index: int = 0, in_process: bool = False) -> Record | None:
@@ -70,12 +63,7 @@ def work(job: Job, device: str, index: int = 0, in_process: bool = False) -> Rec
         if not mine:
             return None
         attempt = Attempt(job, folder, device, index)
-        return attempt.earlier_record() or attempt.given_up() or attempt.new_record(in_process)
-
-
-def warm_up() -> None:
-    """Has torch load what the first optimiser of a process loads: seconds of imports."""
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+        return attempt.earlier_record() or attempt.new_record(in_process)
 
 
 class Attempt:
@@ -90,7 +78,6 @@ class Attempt:
         self.plugins = {path: loaded()[path] for path in job.options.plugins if path in loaded()}
         self.device = assign_device(device, index)
         self.threads = job.options.threads or torch.get_num_threads()
-        self.running = job.options.out / RUNNING / f"{job.id}.json"
         self.began = time.time()
 
     def earlier_record(self) -> Record | None:
@@ -100,23 +87,18 @@ class Attempt:
         record = read_record(self.folder / RECORD)
         return record if record.ended >= self.options.begun else None
 
-    def given_up(self) -> Record | None:
-        """The record of a cell that has killed too many workers."""
-        count = kills(self.folder)
-        if count < MAX_KILLS:
-            return None
-        reason = f"its worker was killed {count} times; --force tries again"
-        return self.write(Outcome(status="killed", reason=reason))
-
     def new_record(self, in_process: bool) -> Record:
-        """Runs the cell, and writes how it ended."""
+        """Runs the cell unless it has killed too many workers, and writes how it ended."""
+        count = kills(self.folder)
+        if count >= MAX_KILLS:
+            reason = f"its worker was killed {count} times; --force tries again"
+            return self.write(Outcome(status="killed", reason=reason))
         self._clean()
         if self.refused is not None:
             return self.write(Outcome(status="failed", reason=self.refused))
         if not in_process:  # a supervisor completes it
             draft = self.record(Outcome(status="killed"))
             write_json(self.folder / DRAFT, draft.model_dump(mode="json"))
-        count = kills(self.folder)
         try:
             set_kills(self.folder, count + in_process)
             record = self.write(_logged_run(self, in_process))
@@ -177,16 +159,8 @@ def _logged_run(attempt: Attempt, in_process: bool) -> Outcome:
         _say(log, f"{cell.label} ({cell.id}) on {attempt.device}, threads: {attempt.threads}")
         # A worker that is killed again and again is given up, unless it comes further each time.
         saving = Saving(options.checkpoint, lambda: set_kills(folder, int(in_process)))
-        notify = _notify(attempt, log, curve)
-        outcome = run_cell(
-            cell,
-            folder,
-            device=attempt.device,
-            threads=attempt.threads,
-            notify=notify,
-            saving=saving,
-            fid_weights=options.fid_weights,
-        )
+        device, threads, notify = attempt.device, attempt.threads, _notify(attempt, log, curve)
+        outcome = run_cell(cell, folder, device, threads, notify, saving, options.fid_weights)
         _say(log, " ".join(filter(None, (outcome.status, outcome.reason))))
         for name, value in outcome.metrics.items():
             _say(log, f"  {name} {value:.6g}")
@@ -200,7 +174,7 @@ def _say(log: TextIO, line: str) -> None:
 
 def _notify(attempt: Attempt, log: TextIO, curve: Curve) -> Notify:
     """Writes where the cell stands to its log and to the file that the live view reads."""
-    cell, path = attempt.cell, attempt.running
+    cell, path = attempt.cell, attempt.options.out / RUNNING / f"{attempt.job.id}.json"
     last = 0.0
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)

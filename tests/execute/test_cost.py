@@ -1,6 +1,7 @@
 """What cells cost: for the dry run, for their order and for the time that is left."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 
 from bench.config.cell import Cell
 from bench.config.grid import Spec
-from bench.execute.cost import Expectation, cost_of, forecast, in_words, longest_first
+from bench.config.options import RunOptions
+from bench.execute.cost import Expectation, cost_of, forecast, in_words
+from bench.execute.session import Session
 from methods import METHODS
 from methods.efm import ElectrostaticFieldMatching
 from methods.networks import NetworkSettings
@@ -122,19 +125,24 @@ def ended(status: str, seconds: float) -> Any:
     return SimpleNamespace(status=status, seconds=seconds)
 
 
-def cells_of(**settings: list[Any]) -> list[Cell]:
-    """Cells of two methods on two tasks."""
+def spec_of(**settings: list[Any]) -> Spec:
+    """Two methods on two tasks."""
     return Spec(
         methods=["fm", "efm"],
         tasks=["gaussian_to_swiss_roll", "gaussian_to_digits"],
         seeds=[0],
         settings=settings,
-    ).cells()
+    )
 
 
-def test_long_cells_go_first() -> None:
-    cells = cells_of(**{"train.steps": [10, 1000, 100]})
-    ordered = longest_first(cells, Expectation())
+def cells_of(**settings: list[Any]) -> list[Cell]:
+    return spec_of(**settings).cells()
+
+
+def test_long_cells_go_first(tmp_path: Path) -> None:
+    spec = spec_of(**{"train.steps": [10, 1000, 100]})
+    cells = spec.cells()
+    ordered = Session(spec, cells, RunOptions(out=tmp_path, device="cpu", jobs=1)).todo
     assert sorted(cell.id for cell in ordered) == sorted(cell.id for cell in cells)
     assert [cell.train.steps for cell in ordered][:4] == [1000] * 4
     assert ordered[0].task == "gaussian_to_digits"  # D = 64 is more work than D = 2

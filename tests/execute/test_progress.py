@@ -39,7 +39,7 @@ def write_state(out: Path, name: str, **values: Any) -> None:
 
 def test_the_state_of_a_run(tmp_path: Path) -> None:
     run = cells(10)
-    progress = Progress(run, tmp_path, Expectation(), [], stream=io.StringIO())
+    progress = Progress(run, tmp_path, Expectation(), [])
     progress.begin -= 100
     for cell, w2 in zip(run[:3], (0.5, 0.3, 0.4), strict=True):
         progress.finished(record_of(cell, metrics={"w2": w2, "w2_floor": 0.1}, seconds=25))
@@ -58,7 +58,7 @@ def test_the_best_of_an_earlier_run_counts(tmp_path: Path) -> None:
         record_of(run[0], metrics={"w2": 0.2, "w2_floor": 0.1}),
         record_of(run[1], status="diverged"),
     ]
-    progress = Progress(run, tmp_path, Expectation(), before, stream=io.StringIO())
+    progress = Progress(run, tmp_path, Expectation(), before)
     assert progress._block() == [
         "0 of 1 cells done, 0 running",
         "best so far: gaussian_to_swiss_roll fm w2 0.200",
@@ -80,10 +80,10 @@ def test_a_terminal_has_one_block_that_is_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.execute.progress.TERMINAL_SECONDS", 0.01)
-    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream := Terminal())
     run = cells(2)
     write_state(tmp_path, "fm seed 1", began=time.time() + 5)
-    with Progress(run, tmp_path, Expectation(), [], stream) as progress:
+    with Progress(run, tmp_path, Expectation(), []) as progress:
         time.sleep(0.1)
         progress.finished(record_of(run[0]))
         time.sleep(0.1)
@@ -117,22 +117,22 @@ def render(text: str) -> list[str]:
 def test_without_a_terminal_finished_cells_are_printed_and_a_line_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream := io.StringIO())
     run = cells(2)
-    with Progress(run, tmp_path, Expectation(), [], stream) as progress:
+    with Progress(run, tmp_path, Expectation(), []) as progress:
         time.sleep(1.2)
         progress.finished(record_of(run[0]))
     (line,) = stream.getvalue().splitlines()
     assert line.startswith("[1/2] fm gaussian_to_swiss_roll seed 0: w2 0.500")
     monkeypatch.setattr("bench.execute.progress.HEARTBEAT_SECONDS", 0.1)
-    with Progress(run, tmp_path, Expectation(), [], stream):
+    with Progress(run, tmp_path, Expectation(), []):
         time.sleep(0.35)
     heartbeats = stream.getvalue().splitlines()[1:]
     assert 1 <= len(heartbeats) <= 3
     assert set(heartbeats) == {"0 of 2 cells done, 0 running"}
 
 
-def test_settings_that_vary_stand_in_the_line() -> None:
+def test_settings_that_vary_stand_in_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Those that vary among the cells of a method on a task; not what differs between methods."""
     spec = Spec(
         methods=["efm", "fm"],
@@ -145,10 +145,9 @@ def test_settings_that_vary_stand_in_the_line() -> None:
     assert len(set(names.values())) == len(run)
     assert "efm gaussian_to_swiss_roll L=6.0 train.lr=0.001 seed 0" in names.values()
     assert "fm moons_to_8gaussians train.lr=0.01 seed 1" in names.values()
-    finished = io.StringIO()
-    progress = Progress(run, Path("nowhere"), Expectation(), [record_of(run[0])], finished)
+    progress = Progress(run, Path("nowhere"), Expectation(), [record_of(run[0])])
     progress.finished(record_of(run[1]))
-    assert f"[ 1/{len(run) - 1}] {names[run[1].id]}: w2 0.500" in finished.getvalue()
+    assert f"[ 1/{len(run) - 1}] {names[run[1].id]}: w2 0.500" in capsys.readouterr().err
 
 
 def test_the_best_is_by_one_metric() -> None:
