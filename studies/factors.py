@@ -58,9 +58,9 @@ def factor_tables(spec: Spec, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
         of the variation behind it; these stand in ``attrs["fixed"]`` too.
     """
     tables: dict[str, pd.DataFrame] = {}
-    for number, variation in enumerate(spec.vary):
+    for variation, grid in zip(spec.vary, spec.specs()[1:], strict=True):
         factors = factors_of(variation)
-        cells = {cell.id for cell in spec.variation(number).cells()}
+        cells = {cell.id for cell in grid.cells()}
         own = rows[rows["id"].isin(cells)]
         if not factors or not len(own):
             continue

@@ -59,7 +59,7 @@ class Spec(BaseModel):
                 refuses.
         """
         _check_registered()
-        grids = [grid for spec in self._specs() for grid in spec._grids()]
+        grids = [grid for spec in self.specs() for grid in spec._grids()]
         size = sum(grid.size for grid in grids)
         if size > MAX_CELLS:
             raise SpecError(
@@ -70,7 +70,7 @@ class Spec(BaseModel):
 
     def ignored(self, settings: Iterable[str]) -> list[str]:
         """A line for each of these settings that concerns no cell of the run."""
-        specs = self._specs()
+        specs = self.specs()
         methods = list(dict.fromkeys(method for spec in specs for method in spec.methods))
         tasks = list(dict.fromkeys(task for spec in specs for task in spec.tasks))
         lines = []
@@ -85,17 +85,13 @@ class Spec(BaseModel):
                 lines.append(f"{name}: none of the methods {known} has it, it is ignored")
         return lines
 
-    def variation(self, number: int) -> "Spec":
-        """The grid of a variation as a run of its own."""
-        return self._specs()[1 + number].model_copy(update={"vary": []})
-
-    def _specs(self) -> list["Spec"]:
-        """The run's own grid, and those of its variations."""
-        specs = [self]
+    def specs(self) -> list["Spec"]:
+        """The run's own grid, and those of its variations in their order, as runs of their own."""
+        specs = [self.model_copy(update={"vary": []})]
         for variation in self.vary:
             changed = variation.model_dump(exclude_none=True)
             changed["settings"] = {**self.settings, **variation.settings}
-            specs.append(self.model_copy(update=changed))
+            specs.append(specs[0].model_copy(update=changed))
         return specs
 
     def _grids(self) -> list["_Grid"]:

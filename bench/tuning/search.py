@@ -171,7 +171,7 @@ class Tuning(NamedTuple):
         Two trials may have a cell in common, where one setting makes another void.
         """
         keys = [(method, k) for method, own in self.trials.items() for k in range(len(own))]
-        cells = [self.spec.variation(place).cells() for place in range(len(keys))]
+        cells = [spec.cells() for spec in self.spec.specs()[1:]]
         return {
             (task, *key): [cell for cell in own if cell.task == task]
             for task in dict.fromkeys(self.spec.tasks)
