@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -88,10 +87,8 @@ def _run(arguments: argparse.Namespace) -> int:
     content = io.BytesIO()
     if arguments.out.suffix == ".npz":
         np.savez_compressed(content, source=starts.numpy(), samples=samples.numpy())
-    elif is_image(target.shape):
-        _draw_images(context, starts, samples, content)
     else:
-        _draw_dots(context, starts, samples, content)
+        _draw(context, starts, samples, content)
     write_atomically(arguments.out, content.getvalue())
     print(f"{len(samples)} samples of {cell.label} ({cell.id}): {arguments.out}")
     return OK
@@ -217,25 +214,21 @@ def _check_picture(context: CellContext, n: int) -> None:
         )
 
 
-def _draw_dots(context: CellContext, source: Tensor, samples: Tensor, file: io.BytesIO) -> None:
-    """A PNG of samples (n, 2) beside source and target, in original units."""
+def _draw(context: CellContext, source: Tensor, samples: Tensor, file: io.BytesIO) -> None:
+    """A PNG in original units: dots (n, 2) beside source and target, or a grid of images."""
     rng, target = generator(context.cell, "picture"), context.target
-    held_out = target.normalisation.undo(target.held_out(len(samples), rng, "low_variance"))
-    clouds = {"source": source, "target": held_out, "samples": samples}
-    arrays = {name: cloud.double().numpy() for name, cloud in clouds.items()}
-    figure = scatter_figure({context.method.name: arrays}, context.task.title)
-    figure.savefig(file, format="png", dpi=DPI)
-    plt.close(figure)
-
-
-def _draw_images(context: CellContext, source: Tensor, samples: Tensor, file: io.BytesIO) -> None:
-    """A PNG of images (n, C, H, W) in original units, clipped to the range of real ones."""
-    rng, target = generator(context.cell, "picture"), context.target
-    inputs = None if context.task.noise_source else source
-    real = target.normalisation.undo(target.held_out(N, rng, "iid"))
-    real = real if inputs is None else torch.cat([real, inputs.flatten(1)])
-    span = float(real.min()), float(real.max())
-    save_image(image_grid(samples, inputs, span), file, format="png")
+    if is_image(target.shape):  # (n, C, H, W), clipped to the range of real ones
+        inputs = None if context.task.noise_source else source
+        real = target.normalisation.undo(target.held_out(N, rng, "iid"))
+        real = real if inputs is None else torch.cat([real, inputs.flatten(1)])
+        span = float(real.min()), float(real.max())
+        save_image(image_grid(samples, inputs, span), file, format="png")
+    else:
+        real = target.normalisation.undo(target.held_out(len(samples), rng, "low_variance"))
+        clouds = {"source": source, "target": real, "samples": samples}
+        arrays = {name: cloud.double().numpy() for name, cloud in clouds.items()}
+        figure = scatter_figure({context.method.name: arrays}, context.task.title)
+        figure.savefig(file, format="png", dpi=DPI)
 
 
 def image_grid(samples: Tensor, inputs: Tensor | None, span: tuple[float, float]) -> Tensor:

@@ -20,16 +20,11 @@ from bench.config.errors import BenchError
 RECORD, LOG, TRACEBACK = "record.json", "log.txt", "traceback.txt"
 SAMPLES, MODEL, CHECKPOINT = "samples.npz", "model.safetensors", "checkpoint.safetensors"
 LOCK, KILLS = ".lock", "kills"
-DRAFT = "draft.json"
-"""The record of a cell that is at work, as it will be if its worker is killed."""
-RUNNING = "running"
-"""The folder in which cells that are at work say where they stand."""
-PART = ".part"
-"""How the name of a file ends that is not written to its end."""
-MAX_KILLS = 3
-"""A cell that has killed its worker this often is not tried again."""
-MAX_NAME = 80
-"""Characters of a file name that is made of a user's words."""
+DRAFT = "draft.json"  # the record of a cell that is at work, as it will be if its worker is killed
+RUNNING = "running"  # the folder in which cells that are at work say where they stand
+PART = ".part"  # how the name of a file ends that is not written to its end
+MAX_KILLS = 3  # a cell that has killed its worker this often is not tried again
+MAX_NAME = 80  # characters of a file name that is made of a user's words
 
 
 class StorageError(BenchError):

@@ -28,10 +28,8 @@ from bench.store.folder import (
 
 FORMAT = 4
 """Raised when older records can no longer stand beside new ones: their folders are refused."""
-SETTLED = ("done", "skipped", "diverged")
-"""Statuses that a second run does not repeat: the same cell would end the same way."""
-RESUMABLE = ("timeout", "killed", "failed")
-"""With more time or memory, or repaired code, such a cell resumes from its checkpoint."""
+SETTLED = ("done", "skipped", "diverged")  # not repeated: the same cell would end the same way
+RESUMABLE = ("timeout", "killed", "failed")  # from a checkpoint: with a higher limit, or mended
 MEMORY = ["nearest_train", "nearest_train_floor"]
 """Mean distance of the samples, and of held-out data, to the next training sample of a data set."""
 
