@@ -268,10 +268,8 @@ class Split(NamedTuple):
 
 def halves(samples: Any, labels: Any) -> Split:
     """Half of the samples of each label for training, half for the test, always the same."""
-    train, test, train_labels, test_labels = map(
-        torch.from_numpy,
-        train_test_split(samples, labels, test_size=0.5, random_state=0, stratify=labels),
-    )
+    parts = train_test_split(samples, labels, test_size=0.5, random_state=0, stratify=labels)
+    train, test, train_labels, test_labels = map(torch.from_numpy, parts)
     return Split(train, train_labels, test, test_labels)
 
 

@@ -7,11 +7,11 @@ downloaded, and no check sum is asked for: files of other images in the same for
 import contextlib
 import os
 import pickle
-from collections.abc import Iterable, Iterator
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, wraps
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ CIFAR_NAMES = (
 )
 CELEBA_IMAGES = "img_align_celeba"
 CELEBA_PARTS, CELEBA_ATTRIBUTES = "list_eval_partition.txt", "list_attr_celeba.txt"
+CELEBA_FILES = (CELEBA_PARTS, CELEBA_ATTRIBUTES, CELEBA_IMAGES)
 CELEBA_CROP = 140  # of 178x218 pixels, as in the papers (Song et al. 2021, Xu et al. 2022)
 FETCHED = "must lie there (torchvision.datasets.{}(root, download=True) fetches it)"
 LAYOUT = {  # what must lie in the folder of data sets
@@ -45,12 +46,12 @@ LAYOUT = {  # what must lie in the folder of data sets
     f" {CELEBA_ATTRIBUTES} {FETCHED.format('CelebA')}",
     "folders": "one folder of images for each side must lie there, in any format that PIL reads",
 }
+Reader = TypeVar("Reader", bound=Callable[..., Any])
 
 
 def data_root(kind: str) -> Path:
     """The folder of the user's data sets; without one DataError says what should lie there."""
-    given = os.environ.get(DATA_ROOT)
-    if not given:
+    if not (given := os.environ.get(DATA_ROOT)):
         names = f"--data-root or {DATA_ROOT} names it"
         raise DataError(f"no folder of data sets is given: {names}, and {LAYOUT[kind]}")
     return Path(given).expanduser().absolute()
@@ -80,10 +81,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def stamp(files: Iterable[Path], head: str = "") -> str:
-    """Hash of names, sizes and times of change of files or folders, and of ``head``.
-
-    Readers keep what they return until it changes, their first argument.
-    """
+    """Hash of names, sizes and times of change of files or folders, and of ``head``."""
     digest = blake2b(head.encode(), digest_size=16)
     for file in files:
         found = file.stat()
@@ -91,14 +89,23 @@ def stamp(files: Iterable[Path], head: str = "") -> str:
     return digest.hexdigest()
 
 
-def mnist(root: Path) -> ImageSet:
-    """MNIST in its official split, 1x28x28, read by torchvision."""
-    files = _existing("MNIST", root, root / "MNIST" / "raw", MNIST_FILES)
-    return _read_mnist(stamp(files), root)
+def kept(files: Callable[..., Iterable[Path]]) -> Callable[[Reader], Reader]:
+    """Decorator: what a reader returns is kept until one of ``files(*its arguments)`` changes."""
+
+    def decorate(read: Any) -> Any:
+        return wraps(read)(lambda *args: _read_once(stamp(files(*args)), read, *args))
+
+    return decorate
 
 
-@lru_cache(maxsize=2)
-def _read_mnist(stamp: str, root: Path) -> ImageSet:
+@lru_cache(maxsize=8)  # of all readers together
+def _read_once(stamp: str, read: Callable[..., Any], *args: Any) -> Any:
+    return read(*args)
+
+
+@kept(lambda root, *_: _existing("MNIST", root, root / "MNIST" / "raw", MNIST_FILES))
+def mnist(root: Path, size: int = 28) -> ImageSet:
+    """MNIST in its official split, read by torchvision and brought to a size."""
     from torchvision.datasets import MNIST
 
     parts: list[Tensor] = []
@@ -110,14 +117,8 @@ def _read_mnist(stamp: str, root: Path) -> ImageSet:
             if not right or labels.max() > 9:
                 found = f"{tuple(images.shape)} and {len(labels)} labels"
                 raise ValueError(f"expected n images of 28x28 and n labels 0 to 9, got {found}")
-        parts += [images.flatten(1), labels]
-    return ImageSet((1, 28, 28), Split(*parts), tuple("0123456789"))
-
-
-@cache
-def _mnist_resized(whole: ImageSet, size: int) -> ImageSet:
-    split = whole.split.map(lambda images: shrunk(images.view(-1, 28, 28), size).flatten(1))
-    return ImageSet((1, size, size), split, whole.names)
+        parts += [shrunk(images, size).flatten(1), labels]
+    return ImageSet((1, size, size), Split(*parts), tuple("0123456789"))
 
 
 class ArraysOnly(pickle.Unpickler):
@@ -135,15 +136,11 @@ class ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+@kept(lambda root: _existing("CIFAR-10", root, root / CIFAR_FOLDER, CIFAR_FILES))
 def cifar10(root: Path) -> ImageSet:
     """CIFAR-10 in its official split, 3x32x32."""
-    files = _existing("CIFAR-10", root, root / CIFAR_FOLDER, CIFAR_FILES)
-    return _read_cifar10(stamp(files), *files)
-
-
-@lru_cache(maxsize=2)
-def _read_cifar10(stamp: str, *files: Path) -> ImageSet:
-    images, labels = zip(*map(_cifar_batch, files), strict=True)
+    batches = (_cifar_batch(root / CIFAR_FOLDER / name) for name in CIFAR_FILES)
+    images, labels = zip(*batches, strict=True)
     train, train_labels = torch.cat(images[:-1]), torch.cat(labels[:-1])
     return ImageSet((3, 32, 32), Split(train, train_labels, images[-1], labels[-1]), CIFAR_NAMES)
 
@@ -159,21 +156,13 @@ def _cifar_batch(path: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images), torch.tensor(labels)
 
 
-Faces = tuple[list[Path], Tensor, int]
-
-
-def celeba_lists(root: Path) -> Faces:
+@kept(lambda root: _existing("CelebA", root, root / "celeba", CELEBA_FILES))
+def celeba_lists(root: Path) -> tuple[list[Path], Tensor, int]:
     """The images of CelebA, which are of men (1, else 0), and how many are for training.
 
     Training images come first, then test images; those for validation are used for nothing.
     """
-    needed = (CELEBA_PARTS, CELEBA_ATTRIBUTES, CELEBA_IMAGES)
-    files = _existing("CelebA", root, root / "celeba", needed)
-    return _read_lists(stamp(files), root, *files)
-
-
-@lru_cache(maxsize=2)
-def _read_lists(stamp: str, root: Path, parts: Path, attributes: Path, images: Path) -> Faces:
+    parts, attributes, images = (root / "celeba" / name for name in CELEBA_FILES)
     names: dict[str, list[str]] = {"0": [], "1": [], "2": []}
     with reading(parts):
         for line in parts.read_text().splitlines():
@@ -194,13 +183,9 @@ def _read_lists(stamp: str, root: Path, parts: Path, attributes: Path, images: P
     return [images / name for name in chosen], male, len(names["0"])
 
 
+@kept(lambda root, size: celeba_lists(root)[0])
 def celeba(root: Path, size: int) -> ImageSet:
     """CelebA in its official split, the middle square of each image at another size."""
-    return _read_celeba(stamp(celeba_lists(root)[0]), root, size)
-
-
-@lru_cache(maxsize=2)
-def _read_celeba(stamp: str, root: Path, size: int) -> ImageSet:
     files, male, n = celeba_lists(root)
     images = decoded(files, size, CELEBA_CROP)
     split = Split(images[:n], male[:n], images[n:], male[n:])
@@ -242,16 +227,9 @@ def folder_files(root: Path, name: str) -> list[Path]:
     return files
 
 
+@kept(lambda root, names, *_: [file for name in names for file in folder_files(root, name)])
 def folder_pair(root: Path, names: tuple[str, str], size: int, held_share: float) -> ImageSet:
     """Two folders as two classes; a share of the files of each is held out."""
-    files = [file for name in names for file in folder_files(root, name)]
-    return _read_folders(stamp(files), root, names, size, held_share)
-
-
-@lru_cache(maxsize=2)
-def _read_folders(
-    stamp: str, root: Path, names: tuple[str, str], size: int, held_share: float
-) -> ImageSet:
     rng = torch.Generator().manual_seed(0)  # the same files are held out in every run
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     for name in names:
@@ -286,7 +264,7 @@ class GaussianToMnist(FromNoise, FilesTask, SizedTask):
     size: int = Field(28, ge=8, le=64, multiple_of=4)
 
     def images(self) -> ImageSet:
-        return _mnist_resized(mnist(data_root("MNIST")), self.size)
+        return mnist(data_root("MNIST"), self.size)
 
 
 class FlippedTask(FilesTask):

@@ -154,17 +154,14 @@ class ImageSet:
         self, classes: Iterable[int] | None = None, augment: Augment | None = None
     ) -> Images:
         """The images of some classes, or of all; DataError where a part has none of a class."""
-        train = self._of("training", self.split.train, self.split.train_labels, classes)
-        test = self._of("test", self.split.test, self.split.test_labels, classes)
-        return Images(train, test, self.shape, self.normalisation, augment)
-
-    def _of(
-        self, part: str, images: Tensor, labels: Tensor, classes: Iterable[int] | None
-    ) -> ByteImages:
-        wanted = set(labels.tolist() if classes is None else classes)
-        if lacking := sorted(wanted - set(labels.tolist())):
-            raise DataError(f"no {part} image is of the class {self.names[lacking[0]]}")
-        return ByteImages(images, torch.isin(labels, torch.tensor(sorted(wanted))).nonzero()[:, 0])
+        parts = []
+        for part, (images, labels) in {"training": self.split[:2], "test": self.split[2:]}.items():
+            wanted = set(labels.tolist() if classes is None else classes)
+            if lacking := sorted(wanted - set(labels.tolist())):
+                raise DataError(f"no {part} image is of the class {self.names[lacking[0]]}")
+            rows = torch.isin(labels, torch.tensor(sorted(wanted))).nonzero()[:, 0]
+            parts.append(ByteImages(images, rows))
+        return Images(parts[0], parts[1], self.shape, self.normalisation, augment)
 
     def labelled(self, wanted: Iterable[int]) -> Labelled:
         """Images with their labels, as many of each part as memory should hold."""

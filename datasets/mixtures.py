@@ -12,8 +12,7 @@ from torch import Tensor
 from datasets.base import Distribution, Known, Task, register
 from datasets.gaussians import FromNoise
 
-FAR = 9.0
-"""Standard deviations beyond which a Gaussian has no mass in double precision."""
+FAR = 9.0  # standard deviations beyond which a Gaussian has no mass in double precision
 
 Array = NDArray[np.float64]
 

