@@ -218,5 +218,4 @@ def register(method: M) -> M:
 
 def at(model: nn.Module) -> Velocity:
     """``model`` as a function of one scalar for all points: s (), x (B, D) -> (B, outputs)."""
-
     return lambda s, x: model(x, s.expand(len(x)))

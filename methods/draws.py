@@ -3,6 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
+from methods.electrostatics import unit
+
 
 def seeded(rng: Generator | None, like: Tensor) -> Generator:
     """``rng``, or one of seed 0 on the device of ``like``."""
@@ -21,6 +23,4 @@ def normal(shape: tuple[int, ...], like: Tensor, rng: Generator) -> Tensor:
 
 def directions(count: int, n: int, like: Tensor, rng: Generator) -> Tensor:
     """Uniform directions in R^n, shape (count, n)."""
-    m = normal((count, n), like, rng)
-    unit: Tensor = m / torch.linalg.vector_norm(m, dim=1, keepdim=True)
-    return unit
+    return unit(normal((count, n), like, rng))[0]

@@ -8,7 +8,6 @@ log|E|.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,12 +23,9 @@ BLOCK_PAIRS = 2**18  # points x charges held at a time, 2 MB: larger blocks are 
 MIN_ROWS = 64  # points a block at least: fewer make the matrix products slow
 
 
-class _Plate(NamedTuple):
-    """The field of one unit plate, without 1/S: ``field * exp(log_scale)``."""
-
-    field: Tensor  # (B, D+1), float64
-    weight: Tensor  # (B,), float64: sum of the weights |x~ - y_i|^{-n}, in the same scale
-    log_scale: Tensor  # (B,), float64; +inf on a charge
+# The field of one unit plate without 1/S and the sum of the weights |x~ - y_i|^{-n}, both over one
+# scale, and its logarithm: (B, D+1), (B,) and (B,), float64. On a charge the logarithm is +inf.
+_Plate = tuple[Tensor, Tensor, Tensor]
 
 
 def capacitor_field(
@@ -62,9 +58,9 @@ def capacitor_field(
     """
     if not (math.isfinite(plate_distance) and plate_distance > 0):
         raise ValueError(f"plate_distance must be positive and finite, got {plate_distance}")
-    source = _unit_plate(x, z, positive, "positive")
+    source = poisson_field(x.double(), z, positive, "positive")
     # In double: at L = 500 a rounded distance to the plate is a wrong direction at D = 12288.
-    target = _unit_plate(x, z.double() - plate_distance, negative, "negative")
+    target = poisson_field(x.double(), z.double() - plate_distance, negative, "negative")
     direction, log_norm = superpose(source, target)
     return direction.to(x.dtype), log_norm.to(x.dtype)
 
@@ -79,20 +75,23 @@ def superpose(
     return _direction_and_norm(field, log_scale)
 
 
-def poisson_field(x: Tensor, z: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
+def poisson_field(
+    x: Tensor, z: Tensor, charges: Tensor, name: str = "charges"
+) -> tuple[Tensor, Tensor]:
     r"""Direction and log-norm of the field of one unit plate at z = 0 in R^{D+1}.
 
     .. math:: E(\tilde x) = \frac1{S N} \sum_i
               \frac{\tilde x - (y_i, 0)}{|\tilde x - (y_i, 0)|^{D+1}}
 
-    The ``charges`` (N, D) have unit total charge. Points, results and errors are those of
-    :func:`capacitor_field`.
+    The ``charges`` (N, D) have unit total charge, and errors call them ``name``. Points, results
+    and errors are those of :func:`capacitor_field`.
 
     References:
         Xu et al., Poisson Flow Generative Models, NeurIPS 2022, https://arxiv.org/abs/2209.11178
     """
-    direction, log_norm = _unit_plate(x, z, charges, "charges")
-    return direction.to(x.dtype), log_norm.to(x.dtype)
+    field, _, log_scale = _plate_field(x, z, charges, name)
+    direction, log_norm = _direction_and_norm(field, log_scale)
+    return direction.to(x.dtype), (log_norm - log_sphere_area(x.shape[1] + 1)).to(x.dtype)
 
 
 def mean_displacement(x: Tensor, z: Tensor, charges: Tensor) -> Tensor:
@@ -104,9 +103,8 @@ def mean_displacement(x: Tensor, z: Tensor, charges: Tensor) -> Tensor:
     Shape (B, D+1), zero on a charge; all else is as in :func:`poisson_field` (eq. 5 of its source).
     Its z component is z, so E_x / E_z = (x - sum_i w_i y_i) / z.
     """
-    plate = _plate_field(x, z, charges, "charges")
-    tiny = torch.finfo(torch.float64).tiny
-    return (plate.field / plate.weight.clamp_min(tiny)[:, None]).to(x.dtype)
+    field, weight, _ = _plate_field(x, z, charges, "charges")
+    return (field / weight.clamp_min(torch.finfo(torch.float64).tiny)[:, None]).to(x.dtype)
 
 
 def unit(field: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,13 +145,6 @@ def _direction_and_norm(field: Tensor, log_scale: Tensor) -> tuple[Tensor, Tenso
     return direction, (log_scale + norm.log()).masked_fill(torch.isinf(log_scale), math.inf)
 
 
-def _unit_plate(x: Tensor, z: Tensor, charges: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """:func:`poisson_field` in float64."""
-    plate = _plate_field(x, z, charges, name)
-    direction, log_norm = _direction_and_norm(plate.field, plate.log_scale)
-    return direction, log_norm - log_sphere_area(x.shape[1] + 1)
-
-
 def _plate_field(x: Tensor, height: Tensor, charges: Tensor, name: str) -> _Plate:
     """The field of unit ``charges`` at ``x`` (B, D), ``height`` (B,) above their plate."""
     shapes = tuple(x.shape), tuple(height.shape), tuple(charges.shape)
@@ -168,7 +159,8 @@ def _plate_field(x: Tensor, height: Tensor, charges: Tensor, name: str) -> _Plat
     charges = charges.double()
     pieces = zip(torch.split(x, rows), torch.split(height, rows), strict=True)
     blocks = [sums(piece.double(), h.double(), charges) for piece, h in pieces]
-    return _Plate(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
+    field, weight, log_scale = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    return field, weight, log_scale
 
 
 def _weights(squared: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -189,7 +181,7 @@ def _sums_by_coordinate(x: Tensor, height: Tensor, charges: Tensor) -> _Plate:
     weight, log_scale = _weights(squared, x.shape[1] + 1)
     parts = [torch.linalg.vecdot(weight, difference) for difference in differences]
     total = weight.sum(1)
-    return _Plate(torch.stack([*parts, total * height], dim=1), total, log_scale)
+    return torch.stack([*parts, total * height], dim=1), total, log_scale
 
 
 def _sums_by_product(x: Tensor, height: Tensor, charges: Tensor) -> _Plate:
@@ -214,4 +206,4 @@ def _sums_by_product(x: Tensor, height: Tensor, charges: Tensor) -> _Plate:
     weight.scatter_(1, near, 0.0)
     field_x = torch.addmm(x * weight.sum(1, keepdim=True), weight, charges, alpha=-1)
     field_x += torch.einsum("bk,bkd->bd", near_weight, near_difference)
-    return _Plate(torch.cat([field_x, (total * height)[:, None]], dim=1), total, log_scale)
+    return torch.cat([field_x, (total * height)[:, None]], dim=1), total, log_scale

@@ -117,9 +117,8 @@ class Solver(BaseModel):
         options = {"step_t": times[-1:]} if self.adaptive else None
         if self.adaptive and not path:
             times = times[[0, -1]]
-        tolerances = {"rtol": self.rtol, "atol": self.atol}
         states: Tensor = torchdiffeq.odeint(
-            clamped, x0, times, method=self.solver, options=options, **tolerances
+            clamped, x0, times, rtol=self.rtol, atol=self.atol, method=self.solver, options=options
         )
         return states
 
