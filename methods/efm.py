@@ -157,11 +157,10 @@ class ElectrostaticFieldMatching(CapacitorMethod):
 
     def check(self) -> None:
         super().check()
-        if self.points != "released":
-            return
-        if self.lines != "forward":
+        released = self.points == "released"
+        if released and self.lines != "forward":
             raise ValueError(f"lines must be forward with points = released, got {self.lines}")
-        if not 0 < (self.sigma or 0) < self.plate_distance:
+        if released and not 0 < (self.sigma or 0) < self.plate_distance:
             raise ValueError(
                 f"sigma must be above 0 and below L = {self.plate_distance:g} with points ="
                 f" released, got {self.sigma:g}"

@@ -1,6 +1,7 @@
 """How well a field was learned, against the exact field of a large sample."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,13 +27,11 @@ def field_errors(
     ``CHARGES`` samples of each distribution make the exact field, and ``LINES`` more of the source
     the starts of its lines, ``offset`` above the plate. Between the plates it never points back.
     """
-    positive, negative, x = source(CHARGES), target(CHARGES), source(LINES)
-
-    def exact(x: Tensor, z: Tensor) -> Tensor:
-        return capacitor_field(x, z, positive, negative, plate_distance)[0]
+    p, q, x = source(CHARGES), target(CHARGES), source(LINES)
+    exact = partial(capacitor_field, positive=p, negative=q, plate_distance=plate_distance)
 
     def slope(z: Tensor, x: Tensor) -> Tensor:
-        direction = exact(x, z.expand(len(x)))
+        direction, _ = exact(x, z.expand(len(x)))
         return direction[:, :-1] / direction[:, -1:].clamp_min(1e-2)
 
     errors, reversed_, solver, below = {}, [], Solver(solver_steps=5), offset
@@ -43,7 +42,7 @@ def field_errors(
         below = height
         z = x.new_full((len(x),), height)
         learned = field(x, z)[0]
-        cosine = torch.linalg.vecdot(learned, exact(x, z)).clamp(-1, 1)
+        cosine = torch.linalg.vecdot(learned, exact(x, z)[0]).clamp(-1, 1)
         errors[f"field_angle_{100 * part:02.0f}"] = math.degrees(float(torch.acos(cosine).mean()))
         reversed_.append(learned[:, -1] <= 0)
     errors["field_reversed"] = float(torch.cat(reversed_).double().mean())

@@ -16,7 +16,7 @@ The theorem is that of Kolesov et al., Field Matching, https://arxiv.org/abs/250
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor
@@ -171,14 +171,12 @@ class Capacitor(NamedTuple):
     size: float  # the larger of the distance of the centres and the radii of the plates
 
     @classmethod
-    def of(cls, plate_distance: float, source: Tensor, target: Tensor) -> "Capacitor":
+    def of(cls, plate_distance: float, source: Tensor, target: Tensor) -> Self:
         centres = torch.stack([source.mean(0), target.mean(0)])
         return cls.between(plate_distance, centres, [rms_radius(source), rms_radius(target)])
 
     @classmethod
-    def between(
-        cls, plate_distance: float, centres: Tensor, radii: Iterable[Tensor]
-    ) -> "Capacitor":
+    def between(cls, plate_distance: float, centres: Tensor, radii: Iterable[Tensor]) -> Self:
         """The capacitor whose plates have these centres (2, D) and root mean square radii."""
         apart = torch.linalg.vector_norm(centres[1] - centres[0]).item()
         size = max(math.hypot(apart, plate_distance), *(radius.item() for radius in radii))
@@ -222,8 +220,7 @@ class CapacitorLines:
         self.field, self.capacitor, self.offset, self.passing = field, capacitor, offset, passing
         distance = capacitor.plate_distance
         low, high = [-math.inf, offset, distance + offset], [-offset, distance - offset, math.inf]
-        bounds = torch.tensor([low, high], device=backward.device, dtype=torch.float64)
-        self.low, self.high = bounds
+        self.low, self.high = torch.tensor([low, high], dtype=torch.float64).to(backward.device)
         self.region = torch.where(backward, BEHIND_SOURCE, BETWEEN)
         self.passed = torch.zeros_like(backward)
 
@@ -237,8 +234,7 @@ class CapacitorLines:
     def arrive(self, step: Step, lines: Tensor) -> Arrival:
         """Where a step leaves the lines with the indices (K,)."""
         points, part = step.after.clone(), torch.ones_like(step.size)
-        ended = torch.zeros_like(lines, dtype=torch.bool)
-        lost = ended.clone()
+        ended, lost = torch.zeros(2, len(lines), dtype=torch.bool, device=lines.device)
         height = self._held(points[:, -1], self.region[lines])
         out = points[:, -1] != height
         if bool(out.any()):
@@ -311,5 +307,4 @@ def even_uniforms(count: int, like: Tensor, rng: Generator) -> tuple[Tensor, Ten
     g = 1.32471795724474602596
     shift = torch.rand(2, generator=rng, device=rng.device, dtype=torch.float64).to(like.device)
     k = torch.randperm(count, generator=rng, device=rng.device).to(like.device, torch.float64)
-    first, second = ((shift[i] + k / g ** (i + 1)).frac() for i in range(2))
-    return first, second
+    return (shift[0] + k / g).frac(), (shift[1] + k / g**2).frac()

@@ -5,6 +5,7 @@ on z = L.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -68,10 +69,8 @@ def perturbed(
     y, height = _either(p, q, plate_distance, rng)
     sigma = 0.01  # PFGM's: the smallest perturbation
     x, z = perturb(y, sigma, 2 * plate_distance / sigma, rng)
-    inward = torch.where(height > 0, -1.0, 1.0)
-    if both_sides:
-        inward = torch.where(uniform((len(p),), p, rng) < 0.5, -1.0, 1.0)
-    return x, height + inward * z
+    down = uniform((len(p),), p, rng) < 0.5 if both_sides else height > 0
+    return x, height + torch.where(down, -z, z)
 
 
 def in_box(p: Tensor, q: Tensor, plate_distance: float, rng: Generator) -> Points:
@@ -101,12 +100,9 @@ class LinePool:
     SOLVER = Solver(rtol=1e-3, atol=1e-3, solver_steps=5)
 
     def __init__(self, method: CapacitorMethod, source: Draw, target: Draw, rng: Generator) -> None:
-        positive, negative = source(self.CHARGES), target(self.CHARGES)
-        capacitor = Capacitor.of(method.plate_distance, positive, negative)
-
-        def field(x: Tensor, z: Tensor) -> Points:
-            return capacitor_field(x, z, positive, negative, method.plate_distance)
-
+        distance, p, q = method.plate_distance, source(self.CHARGES), target(self.CHARGES)
+        field = partial(capacitor_field, positive=p, negative=q, plate_distance=distance)
+        capacitor = Capacitor.of(distance, p, q)
         lines = method.by_arc_length(field, capacitor, source(self.LINES), self.SOLVER, rng, True)
         assert lines.path is not None
         assert lines.heights is not None

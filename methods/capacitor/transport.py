@@ -127,19 +127,18 @@ class CapacitorMethod(Method):
         # the smaller, the more evenly its steps lie.
         even = log or solver.solver == "euler"
         flow = Flow(velocity, start_s, end_s, grid="uniform" if even else "cosine")
-        solution = solver.integrate(flow, start, path)
+        x, nfe, states, times = solver.integrate(flow, start, path)
         # Where the field's E_z was lifted to the floor, the line is not one of the field.
-        landed = solution.x.isfinite().all(1) & ~held
-        flows = {"field_backward": 0.0, "field_passed": 0.0}
-        if solution.path is None:
-            return Transport(solution.x, solution.nfe, landed, None, flows)
-        z = distance - solution.times.exp() if log else solution.times
-        heights = z.to(solution.path)[:, None].expand(-1, len(start))
-        points = torch.cat([solution.path, heights[..., None]], dim=2)
-        length = torch.linalg.vector_norm(points.diff(dim=0), dim=2).sum(0).mean()
-        straight = torch.linalg.vector_norm(points[-1] - points[0], dim=1).mean()
-        flows["field_stretch"] = float(length / straight)
-        return Transport(solution.x, solution.nfe, landed, solution.path, flows, heights)
+        landed = x.isfinite().all(1) & ~held
+        flows, heights = {"field_backward": 0.0, "field_passed": 0.0}, None
+        if states is not None:
+            z = distance - times.exp() if log else times
+            heights = z.to(states)[:, None].expand(-1, len(start))
+            points = torch.cat([states, heights[..., None]], dim=2)
+            length = torch.linalg.vector_norm(points.diff(dim=0), dim=2).sum(0).mean()
+            straight = torch.linalg.vector_norm(points[-1] - points[0], dim=1).mean()
+            flows["field_stretch"] = float(length / straight)
+        return Transport(x, nfe, landed, states, flows, heights)
 
     def by_arc_length(
         self,
