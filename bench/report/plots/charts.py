@@ -39,8 +39,15 @@ def bar_figure(done: pd.DataFrame, summary: pd.DataFrame, metric: str) -> Figure
         return None
     tasks = summary.groupby("task", sort=False)
     chosen = {t: best(rows, MAX_BARS).sort_values("method", kind="stable") for t, rows in tasks}
-    longest = max(rows["setting"].str.len().max() for rows in chosen.values())
-    figure, panels = _panels([len(rows) for rows in chosen.values()], int(longest))
+    longest = int(max(rows["setting"].str.len().max() for rows in chosen.values()))
+    # Settings stand upright below the bars, and take height.
+    width, height = (0.4, 4.0 + 0.06 * longest) if longest else (0.55, 3.6)
+    ratios = [len(rows) + 1 for rows in chosen.values()]
+    if sum(ratios) > ROW_OF_BARS:
+        ratios = [max(ratios)] * max(1, min(len(chosen), ROW_OF_BARS // max(ratios)))
+    inches = 2.2 + width * (sum(ratios) - len(ratios)) + 0.8 * len(ratios)
+    size = inches, height * -(-len(chosen) // len(ratios))
+    figure, panels = panels_of(len(chosen), len(ratios), size, width_ratios=ratios)
     colours = colours_of(summary["method"])
     label, floor = METRICS[metric].label, METRICS[metric].floor
     for ax, (task, rows) in zip(panels, chosen.items(), strict=True):
@@ -55,24 +62,9 @@ def bar_figure(done: pd.DataFrame, summary: pd.DataFrame, metric: str) -> Figure
     return figure
 
 
-def _panels(bars: list[int], longest: int) -> tuple[Figure, list[Axes]]:
-    """A panel for each number of bars: in one row, or below each other if that gets too wide.
-
-    Settings of up to ``longest`` letters stand upright below the bars, and take height.
-    """
-    width, height = (0.4, 4.0 + 0.06 * longest) if longest else (0.55, 3.6)
-    ratios = [number + 1 for number in bars]
-    if sum(ratios) > ROW_OF_BARS:
-        ratios = [max(ratios)] * max(1, min(len(bars), ROW_OF_BARS // max(ratios)))
-    inches = 2.2 + width * (sum(ratios) - len(ratios)) + 0.8 * len(ratios)
-    rows = -(-len(bars) // len(ratios))
-    return panels_of(len(bars), len(ratios), (inches, height * rows), width_ratios=ratios)
-
-
 def _bars(
     ax: Axes, summary: pd.DataFrame, seeds: pd.DataFrame, metric: str, colours: dict[str, Any]
 ) -> None:
-    """The bars of one task, each with its interval and its seeds."""
     place = np.arange(len(summary))
     mean = summary[f"{metric}_mean"].to_numpy(float)
     half = (summary[f"{metric}_ci_high"] - mean).to_numpy(float)

@@ -5,7 +5,7 @@ counterpart, the exact one stands below.
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,11 @@ def field_figures(
     first of every task and method, then the second of each, and so on. ``log`` is called with a
     line about what is not drawn.
     """
-    rows = _with_picture(done)
+    flat = done["task"].isin([name for name, task in TASKS.items() if task.dim == 2])
+    drawn = done["method"].isin([name for name, kind in METHODS.items() if kind.picture_settings])
+    rows = done[flat & drawn].sort_values("seed", kind="stable")
+    names = [_name(row) for row in rows.to_dict("records")]
+    rows = rows.assign(name=names).drop_duplicates("name").sort_index()
     turn = rows.groupby(["task", "method"]).cumcount()
     chosen = rows.loc[turn.sort_values(kind="stable").index[:most]].sort_index()
     if len(chosen) < len(rows):
@@ -81,23 +85,14 @@ def field_figures(
             yield name, figure
 
 
-def _with_picture(done: pd.DataFrame) -> pd.DataFrame:
-    """The first row of every picture that there may be, with its ``name``.
-
-    ``gaussian_to_moons_efm_L6_forward``: a number has the name of its setting.
-    """
-    flat = done["task"].isin([name for name, task in TASKS.items() if task.dim == 2])
-    drawn = done["method"].isin([name for name, kind in METHODS.items() if kind.picture_settings])
-    rows = done[flat & drawn].sort_values("seed", kind="stable")
-    names = []
-    for row in rows.to_dict("records"):
-        words = [row["task"], row["method"]]
-        for name in METHODS[row["method"]].picture_settings:
-            if pd.notna(value := row.get(name)):
-                number = f"{name}{value}".removesuffix(".0")
-                words.append(value if isinstance(value, str) else number)
-        names.append("_".join(words))
-    return rows.assign(name=names).drop_duplicates("name").sort_index()
+def _name(row: dict[Hashable, Any]) -> str:
+    """``gaussian_to_moons_efm_L6_forward``: a number has the name of its setting."""
+    words = [row["task"], row["method"]]
+    for name in METHODS[row["method"]].picture_settings:
+        if pd.notna(value := row.get(name)):
+            number = f"{name}{value}".removesuffix(".0")
+            words.append(value if isinstance(value, str) else number)
+    return "_".join(words)
 
 
 def field_figure(folder: Path, setting: str = "") -> Figure:
@@ -167,14 +162,13 @@ def _lines(cell: Cell, method: Method, model: nn.Module, source: Distribution) -
 
 def _words(cell: Cell, method: Method, setting: str) -> str:
     """Every hyperparameter that applies, and what else distinguishes the cell from others."""
-    known = {key: value for key, value in cell.hyperparameters.items() if value is not None}
-    first = [key for key in (*method.picture_settings, *method.named_settings) if key in known]
-    shown = {key: f"{v:g}" if isinstance(v, float) else str(v) for key, v in known.items()}
-    words = [f"{key} = {shown[key]}" for key in dict.fromkeys([*first, *known])]
+    settings = cell.hyperparameters
+    order = dict.fromkeys([*method.picture_settings, *method.named_settings, *settings])
+    known = {key: value for key in order if (value := settings.get(key)) is not None}
+    words = [f"{key} = {f'{v:g}' if isinstance(v, float) else v}" for key, v in known.items()]
     others = [word.partition("=") for word in setting.split(", ") if word]
-    words += [f"{key} = {value}" for key, _, value in others if key not in cell.hyperparameters]
-    lines = textwrap.wrap(", ".join(word.replace(" ", "\u00a0") for word in words), 130)
-    return plain("\n".join(lines))
+    words += [f"{key} = {value}" for key, _, value in others if key not in settings]
+    return plain(textwrap.fill(", ".join(word.replace(" ", "\u00a0") for word in words), 130))
 
 
 def _legend(picture: FieldPicture) -> list[Line2D]:
@@ -241,9 +235,8 @@ def _draw_slice(ax: Axes, title: str, field: Field, frame: Frame) -> None:
     for low, high in intervals if frame.picture.behind else intervals[1:2]:
         share = (high - low) / (top - bottom)
         z = np.linspace(low, high, max(round(COLUMNS * share), 9))
-        x_1, heights = (
-            torch.from_numpy(part.ravel()).float() for part in np.meshgrid(x, z, indexing="ij")
-        )
+        grid = np.meshgrid(x, z, indexing="ij")
+        x_1, heights = (torch.from_numpy(part.ravel()).float() for part in grid)
         with torch.no_grad():
             direction, _ = field(torch.stack([x_1, torch.zeros_like(x_1)], dim=1), heights)
         parts = np.ma.masked_invalid(direction.double().numpy().reshape(len(x), len(z), 3))

@@ -178,5 +178,4 @@ def _strips(path: Array, span: Span) -> tuple[Array, bool]:
 def _centres(images: Array, count: int) -> Array:
     """Where the columns of a montage of ``count`` images across have their middles."""
     width = images.shape[-1]
-    middles: Array = np.arange(count) * (width + 1) + (width - 1) / 2
-    return middles
+    return np.asarray(np.arange(count) * (width + 1) + (width - 1) / 2)
