@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
@@ -40,8 +39,10 @@ from bench.cell.images import is_image
 from bench.cell.stored import read_model, reason_of, recorded_cell
 from bench.cell.transport import transported
 from bench.command import FAILED, OK, Parser, count, entry, log, terminable
+from bench.config.cell import Cell
 from bench.config.errors import SpecError, validated
 from bench.execute.devices import assign_device
+from bench.execute.progress import names_of
 from bench.report.plots.samples import scatter_figure
 from bench.report.plots.style import DPI
 from bench.store.folder import MODEL, RECORD, cell_folder, write_atomically, writing
@@ -72,8 +73,11 @@ def _run(arguments: argparse.Namespace) -> int:
         settings = solver.model_dump() | {"solver_steps": steps}
         solver = validated("sample", lambda: Solver(**settings))
     inputs = _inputs(context, arguments)
-    if arguments.out.suffix == ".png":
-        _check_picture(context, len(inputs))
+    images, many = is_image(target.shape), len(inputs) > MAX_SHOWN
+    if arguments.out.suffix == ".png" and (many if images else target.dim != 2):
+        what = f"at most {MAX_SHOWN:,} images" if images else "images and two-dimensional data"
+        has = f"{len(inputs)} inputs" if images else f"{cell.task} with D = {target.dim}"
+        raise SpecError(f"out: a .png shows {what}, got {has}; give a name that ends in .npz")
     # Seed 0 repeats the noise of the evaluation: from its inputs come its samples.
     purpose = f"transport {arguments.draw_seed}" if arguments.draw_seed else "transport"
     start = context.method.start(inputs.to(device))
@@ -134,25 +138,20 @@ def read_inputs(path: Path, shape: tuple[int, ...]) -> Tensor:
     Raises:
         SpecError: no such file, or one that holds anything else.
     """
-    if not path.is_file():
-        raise SpecError(f"inputs: no file {str(path)!r}")
     try:
         with np.load(path, allow_pickle=False) as stored:
             array = stored["source"]
     except Exception as error:  # zip, deflate and npy raise a dozen types on a corrupt file
-        raise SpecError(
-            f"inputs: no array 'source' can be read from {str(path)!r} ({reason_of(error)})"
-        ) from None
+        why = f"no array 'source' can be read from {str(path)!r} ({reason_of(error)})"
+        raise SpecError(f"inputs: {why}") from None
     dim = math.prod(shape)
-    choices = " or ".join(f"(n, {', '.join(map(str, s))})" for s in dict.fromkeys([(dim,), shape]))
     if array.dtype.kind not in "fiu" or array.shape[1:] not in ((dim,), shape) or not len(array):
-        raise SpecError(
-            f"inputs: expected numbers of shape {choices}, got {array.dtype} {array.shape}"
-        )
-    rows = torch.from_numpy(array.reshape(len(array), dim).astype(np.float32, order="C"))
-    if not bool(rows.isfinite().all()):
+        choices = f"(n, {dim}) or (n, {', '.join(map(str, shape))})"
+        found = f"{array.dtype} {array.shape}"
+        raise SpecError(f"inputs: expected numbers of shape {choices}, got {found}")
+    if not np.isfinite(rows := array.reshape(len(array), dim).astype(np.float32, order="C")).all():
         raise SpecError("inputs: holds NaN or infinity")
-    return rows
+    return torch.from_numpy(rows)
 
 
 def chosen_folder(arguments: argparse.Namespace) -> Path:
@@ -180,7 +179,9 @@ def chosen_folder(arguments: argparse.Namespace) -> Path:
     if len(records) > 1:
         options = {option: _values(records, option) for option in CHOICES[:-1]}
         words = [f"--{o} {few(values, 20, ', ')}" for o, values in options.items() if values[1:]]
-        words = words or [f"--cell {few(_named_by_settings(records), 20, ', ')}"]
+        names = names_of([Cell.model_validate(record.cell.model_dump()) for record in records])
+        named = few((f"{cell} ({name})" for cell, name in names.items()), 20, ", ")
+        words = words or [f"--cell {named}"]
         raise SpecError(f"run: {len(records)} cells fit, choose by {'; '.join(words)}")
     return run if alone else cell_folder(run, records[0].id)
 
@@ -191,27 +192,6 @@ def _value(record: Record, option: str) -> Any:
 
 def _values(records: Sequence[Record], option: str) -> list[str]:
     return [str(value) for value in sorted({_value(record, option) for record in records})]
-
-
-def _named_by_settings(records: Sequence[Record]) -> list[str]:
-    """The id of each cell, and the settings in which it differs from the others."""
-    settings = pd.json_normalize([record.cell.model_dump() for record in records])
-    varying = settings.loc[:, settings.nunique(dropna=False) > 1]
-    short = varying.rename(columns=lambda name: name.rpartition(".")[2]).to_dict("records")
-    words = [", ".join(f"{name}={value}" for name, value in row.items()) for row in short]
-    return [f"{record.id} ({word})" for record, word in zip(records, words, strict=True)]
-
-
-def _check_picture(context: CellContext, n: int) -> None:
-    """Raises :class:`SpecError` for what no picture shows."""
-    if is_image(context.target.shape):
-        if n > MAX_SHOWN:
-            raise SpecError(f"n: a .png shows at most {MAX_SHOWN:,} images, got {n}; give an .npz")
-    elif context.target.dim != 2:
-        raise SpecError(
-            f"out: a .png is for images and two-dimensional data, and {context.task.name} has"
-            f" D = {context.target.dim}; give a name that ends in .npz"
-        )
 
 
 def _draw(context: CellContext, source: Tensor, samples: Tensor, file: io.BytesIO) -> None:

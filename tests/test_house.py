@@ -109,8 +109,8 @@ def test_a_function_fits_on_a_screen() -> None:
     assert not long, "\n".join(long)
 
 
-LINES = 15_000
-"""Of bench, methods and datasets together: what has been reached; the goal is 14,500."""
+LINES = 14_500
+"""Of bench, methods and datasets together."""
 
 
 def test_the_code_stays_small() -> None:

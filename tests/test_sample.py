@@ -263,8 +263,8 @@ def test_several_cells_are_listed(
     assert "--seed 0, 1" in refused(capsys, out, "--out", file, *roll)
     line = refused(capsys, out, "--out", file, *roll, "--seed", "1")
     assert "run: 2 cells fit, choose by --cell " in line
-    assert "(sigma=0.0)" in line
-    assert "(sigma=0.5)" in line
+    assert "(fm gaussian_to_swiss_roll sigma=0.0 seed 1)" in line
+    assert "(fm gaussian_to_swiss_roll sigma=0.5 seed 1)" in line
     assert not file.exists()
 
 
@@ -293,7 +293,7 @@ def misuses(tmp_path: Path) -> dict[str, tuple[list[Any], str]]:
             "objects": "inputs: no array 'source' can be read",
             "unnamed": "inputs: no array 'source' can be read",
             "text": "inputs: no array 'source' can be read",
-            "none": "inputs: no file",
+            "none": "inputs: no array 'source' can be read from",
         }.items()
     }
     return inputs | {
@@ -374,9 +374,9 @@ def test_no_picture_of_a_table_and_none_of_too_many(
 ) -> None:
     end = ["--out", tmp_path / "a.png"]
     line = refused(capsys, folder_of(out, "gaussian_to_wine", "fm"), *end)
-    assert "a .png is for images and two-dimensional data, and gaussian_to_wine has D = 13" in line
+    assert "a .png shows images and two-dimensional data, got gaussian_to_wine with D = 13" in line
     line = refused(capsys, folder_of(out, DIGITS, "fm"), *end, "--n", "3000")
-    assert line.startswith("n: a .png shows at most 2,500 images, got 3000")
+    assert line.startswith("out: a .png shows at most 2,500 images, got 3000 inputs")
 
 
 def test_samples_that_are_not_finite_are_not_written(

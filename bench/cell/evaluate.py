@@ -10,8 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.features import FeatureSets
-from bench.features.build import FeatureExtractors
+from bench.features.build import FeatureExtractors, FeatureSets
 from bench.metrics import METRICS, Metric
 from bench.metrics.distances import optimal_cost
 from datasets import Distribution, Known

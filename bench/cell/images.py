@@ -12,8 +12,7 @@ from torch import Tensor
 
 from bench.cell.context import CellContext, RunContext
 from bench.cell.evaluate import Evaluation
-from bench.features import FeatureSets
-from bench.features.build import FeatureExtractors, Pixels
+from bench.features.build import FeatureExtractors, FeatureSets, Pixels
 from bench.features.inception import FidError
 from bench.metrics.images import fid_train
 from bench.metrics.neighbours import nearest

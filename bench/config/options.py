@@ -54,9 +54,6 @@ class RunOptions(BaseModel):
         values = {name: value for name, value in given.items() if value is not None}
         return validated("", lambda: cls(out=out, **values))
 
-    def changed(self, **values: Any) -> "RunOptions":
-        return self.model_copy(update=values)
-
     @field_validator("plugins", "data_root", "fid_weights", mode="before")
     @classmethod
     def _absolute(cls, value: Any) -> Any:

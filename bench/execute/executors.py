@@ -85,7 +85,7 @@ class Workers:
 
     def __init__(self, options: RunOptions, jobs: int) -> None:
         share = max(1, min(joblib.cpu_count() // jobs, torch.get_num_threads()))
-        self.options = options.changed(threads=options.threads or share)
+        self.options = options.model_copy(update={"threads": options.threads or share})
         self.name = f"bench-{uuid.uuid4().hex}"
         self.pool = ThreadPoolExecutor(jobs, initializer=_block_interrupt)
 

@@ -45,10 +45,10 @@ def prepared(options: RunOptions) -> RunOptions:
     if options.scheduler is not None:
         address_of(options.scheduler)
         check_device(options.device)  # the workers have it or not
-        return options.changed(jobs=1)
+        return options.model_copy(update={"jobs": 1})
     device = resolve_device(options.device)
     jobs = options.jobs or (torch.cuda.device_count() if device == "cuda" else 1)
-    return options.changed(device=device, jobs=jobs)
+    return options.model_copy(update={"device": device, "jobs": jobs})
 
 
 def check_data(cells: Iterable[Cell], options: RunOptions) -> None:
@@ -84,7 +84,7 @@ class Session:
     def __init__(self, spec: Spec, cells: list[Cell], options: RunOptions) -> None:
         check_writable(options.out)
         self.cells = cells
-        self.options = options.changed(begun=time.time())
+        self.options = options.model_copy(update={"begun": time.time()})
         self.before, todo, changed = plan(cells, self.options)
         self.expectation = Expectation()
         if todo:

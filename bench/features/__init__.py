@@ -1,5 +1,1 @@
 """Features of images: what a network sees in them, computed once a cell and set."""
-
-from bench.features.build import FeatureSets
-
-__all__ = ["FeatureSets"]

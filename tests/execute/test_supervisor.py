@@ -46,7 +46,9 @@ def test_limits() -> None:
     assert outcome is not None
     assert outcome.status == "timeout"
     assert outcome.exceeded == {"timeout": 10}
-    outcome = excess(job._replace(options=job.options.changed(memory=500)), 1.0, worker)
+    outcome = excess(
+        job._replace(options=job.options.model_copy(update={"memory": 500})), 1.0, worker
+    )
     assert outcome is not None
     assert outcome.status == "killed"
     assert outcome.reason == "used 600 MB, more than --memory 500 MB"

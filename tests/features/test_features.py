@@ -27,9 +27,9 @@ from bench.cell.evaluate import Evaluation, evaluate
 from bench.cell.images import fid_to_training_set
 from bench.cell.run import run_cell
 from bench.config.grid import Spec
-from bench.features import FeatureSets, cache, inception
+from bench.features import cache, inception
 from bench.features import classifier as classifiers
-from bench.features.build import DARK, FeatureExtractors, Pixels, colours
+from bench.features.build import DARK, FeatureExtractors, FeatureSets, Pixels, colours
 from bench.features.classifier import augmented, trained
 from bench.metrics import METRICS
 from bench.metrics.distances import frechet, sliced_w2
