@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from methods.base import MODEL_SAMPLES, Draw, ExactMethod, Method, Regression, at, register
 from methods.draws import normal
 from methods.electrostatics import in_blocks
-from methods.networks import CosineEmbedding, NetworkFactory, Standardised
+from methods.networks import NetworkFactory, ScaledNetwork, Standardised
 from methods.solvers import Flow
 
 Sampler = Literal["ode", "sde"]
@@ -118,26 +118,26 @@ class Denoiser(Standardised):
               c_{in} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}}
 
     around the mean of the data; sigma_d is their standard deviation, and sigma in the coefficients
-    the :func:`effective_level`.
+    the :func:`effective_level`. With ``network.precondition = off`` D = sigma_d F.
     """
 
     def __init__(self, method: DenoisingMethod, network: NetworkFactory, target: Tensor) -> None:
         super().__init__(target)
-        self.ends = math.log(method.sigma_min), math.log(method.sigma_max)
         self.freedom = method.freedom
-        self.embedding = CosineEmbedding()
-        self.network = network(self.embedding.size, target.shape[1])
+        self.preconditioned = network.settings.precondition == "on"
+        # Karras et al. show the network log(sigma) / 4.
+        ends = math.log(method.sigma_min) / 4, math.log(method.sigma_max) / 4
+        self.network = ScaledNetwork(network, target.shape[1], ends)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x (B, D), sigma (B,) -> the denoised x, (B, D)."""
-        low, high = self.ends
-        embedding = self.embedding((sigma.log() - low) / (high - low))
-        v = self.standardise(x)  # from here on in units of sigma_d
+        v, s = self.standardise(x), sigma.log() / 4  # from here on in units of sigma_d
         level = effective_level(v, sigma / self.scale, self.freedom)[:, None]
         spread = torch.sqrt(level**2 + 1)
-        denoised = v / spread**2 + level / spread * self.network(v / spread, embedding)
-        centred: Tensor = self.scale * denoised
-        return self.shift + centred
+        denoised: Tensor = self.network(x, v / spread, s)
+        if self.preconditioned:
+            denoised = v / spread**2 + level / spread * denoised
+        return self.shift + self.scale * denoised
 
 
 class PosteriorMean(nn.Module):

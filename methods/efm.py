@@ -38,6 +38,11 @@ class ExactElectrostaticField(ExactMethod, CapacitorMethod):
 
     landing: Literal["plate", "charge"] = "plate"
 
+    @classmethod
+    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
+        # Those of EFM; its field, of charges that are no pairs, needs both sides of the plates.
+        return {} if dim <= LOW_DIM else {"L": 6.0, "lines": "two_sided"}
+
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         return ExactField(source[: self.charges], target[: self.charges], self.plate_distance)
 
@@ -122,7 +127,6 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     coupling: Literal["independent", "ot"] = "independent"
     target: Literal["superposition", "per_plate"] = "superposition"
     gamma: float | None = Field(0.0, ge=0)
-    z_embedding: Literal["plates", "raw", "fourier"] = "plates"
 
     @classmethod
     def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
@@ -149,8 +153,8 @@ class ElectrostaticFieldMatching(CapacitorMethod):
         idle = super().idle()
         if self.points not in ("uniform", "capacitor", "mix", "released"):
             idle |= {"sigma": None, "coupling": "independent"}
-        if self.lines != "forward":  # plate by plate there is one target, and z is the height
-            idle |= {"target": "superposition", "z_embedding": "plates"}
+        if self.lines != "forward":  # plate by plate there is one target
+            idle |= {"target": "superposition"}
         if self.lines != "forward" or self.target != "per_plate":
             idle |= {"gamma": None}
         return idle
@@ -168,7 +172,7 @@ class ElectrostaticFieldMatching(CapacitorMethod):
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         if self.lines == "forward":
-            return FieldModel(network, source, target, self.plate_distance, self.z_embedding)
+            return FieldModel(network, source, target, self.plate_distance, self.sigma or 0.0)
         return TwoPlates(network, source, target, self.plate_distance)
 
     def field(self, model: nn.Module) -> CapacitorField:

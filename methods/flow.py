@@ -7,6 +7,7 @@ https://arxiv.org/abs/2210.02747, theorem 1).
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal
 
 import ot
@@ -15,10 +16,13 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from methods.base import Draw, ExactMethod, Method, Regression, at
-from methods.draws import normal, uniform
+from methods.draws import normal, seeded, uniform
 from methods.electrostatics import in_blocks
-from methods.networks import CosineEmbedding, NetworkFactory, Standardised
+from methods.networks import NetworkFactory, ScaledNetwork, Standardised
 from methods.solvers import Flow
+
+Width = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""``width(t)``: s(t) and its derivative, in the shape of t."""
 
 
 class GaussianPath(Method):
@@ -46,7 +50,9 @@ class VelocityMethod(GaussianPath):
         return source(n), target(n)
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
-        return VelocityModel(network, source, target)
+        n = min(len(source), len(target))
+        pairs = self.pairs(lambda k: source[:k], lambda k: target[:k], n, seeded(None, source))
+        return VelocityModel(network, *pairs, self.width)
 
     def regression(self, source: Draw, target: Draw, n: int, rng: Generator) -> Regression:
         x0, x1 = self.pairs(source, target, n, rng)
@@ -83,18 +89,64 @@ def _paired(x0: Tensor, x1: Tensor) -> Tensor:
     return x1[torch.from_numpy(plan.argmax(1)).to(x1.device)]
 
 
-class VelocityModel(Standardised):
-    """v(x, t) with inputs and outputs in units of the data's standard deviation."""
+class Segments(nn.Module):
+    r"""Moments of Gaussian paths x = (1 - t) x_0 + t x_1 + s(t) epsilon and of their velocity.
 
-    def __init__(self, network: NetworkFactory, source: Tensor, target: Tensor) -> None:
-        super().__init__(torch.cat([source, target]))
-        self.embedding = CosineEmbedding()
-        self.network = network(self.embedding.size, source.shape[1])
+    With the means m_0 and m_1 of the ends of the pairs, and the variances p, q and the covariance r
+    of these ends, means over coordinates,
+
+    .. math:: E x = (1 - t) m_0 + t m_1, \quad V = (1 - t)^2 p + t^2 q + 2 t (1 - t) r + s^2, \quad
+              C = \mathrm{Cov}(\dot x, x) = t q - (1 - t) p + (1 - 2 t) r + s s', \quad
+              W = \mathrm{Var}\, \dot x = p + q - 2 r + s'^2
+
+    The best linear guess of the velocity is m_1 - m_0 + C / V (x - E x), and what it leaves has the
+    variance W - C^2 / V: the preconditioning of Karras et al. (NeurIPS 2022, table 1), whose noise
+    has the covariance r = 0 with the data, for any two ends.
+    """
+
+    def __init__(self, x0: Tensor, x1: Tensor) -> None:
+        super().__init__()
+        self.first, self.last = nn.Buffer(x0.mean(0)), nn.Buffer(x1.mean(0))  # (D,)
+        a, b = x0 - self.first, x1 - self.last
+        self.p, self.q = nn.Buffer(a.square().mean()), nn.Buffer(b.square().mean())
+        self.r = nn.Buffer((a * b).mean())
+
+    def precondition(
+        self, x: Tensor, t: Tensor, width: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(x - E x) / sqrt(V), the linear guess of the velocity, both (B, D), and its error (B, 1).
+
+        For x (B, D) at t (B, 1), and s(t) and s'(t) (B, 1).
+        """
+        s, slope = width
+        p, q, r = self.p, self.q, self.r
+        tiny = torch.finfo(x.dtype).tiny
+        variance = (1 - t) ** 2 * p + t**2 * q + 2 * t * (1 - t) * r + s**2
+        covariance = t * q - (1 - t) * p + (1 - 2 * t) * r + s * slope
+        rest = p + q - 2 * r + slope**2 - covariance**2 / variance.clamp_min(tiny)
+        offset = x - torch.lerp(self.first, self.last, t)
+        guess = self.last - self.first + covariance / variance.clamp_min(tiny) * offset
+        return offset / variance.clamp_min(tiny).sqrt(), guess, rest.clamp_min(tiny).sqrt()
+
+
+class VelocityModel(Standardised):
+    """v(x, t), from pairs x_0, x_1 (N, D) for its units; ``width`` gives s(t) and s'(t)."""
+
+    def __init__(self, network: NetworkFactory, x0: Tensor, x1: Tensor, width: Width) -> None:
+        super().__init__(torch.cat([x0, x1]))
+        self.width, self.segments = width, Segments(x0, x1)
+        self.preconditioned = network.settings.precondition == "on"
+        self.network = ScaledNetwork(network, x0.shape[1])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x (B, D), t (B,) -> velocity (B, D)."""
-        velocity: Tensor = self.network(self.standardise(x), self.embedding(t))
-        return velocity * self.scale
+        if not self.preconditioned:
+            velocity: Tensor = self.network(x, self.standardise(x), t)
+            return velocity * self.scale
+        column = t[:, None]
+        v, guess, error = self.segments.precondition(x, column, self.width(column))
+        corrected: Tensor = guess + error * self.network(x, v, t)
+        return corrected
 
 
 class ExactVelocityMethod(ExactMethod, GaussianPath):

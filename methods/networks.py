@@ -3,24 +3,20 @@
 Methods do not know which network is behind them: an MLP, or a U-Net, which sees x as images.
 """
 
+import bisect
 import itertools
 import math
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-
-class NetworkFactory(Protocol):
-    """``network(scalars, outputs, extra_inputs)`` builds a network for the task at hand."""
-
-    def __call__(self, scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module: ...
-
-
 SKIP_DIM = 16
 UNET_SIDE = 16
-IDLE = {"unet": ("width", "depth", "skip"), "mlp": ("unet", "dropout")}
+IDLE = {"unet": ("width", "depth", "skip", "match"), "mlp": ("unet", "dropout")}
 """Settings that one architecture does not have."""
 
 
@@ -33,6 +29,20 @@ class NetworkSettings(BaseModel):
     to the output, gated by the scalar; ``auto`` has it from ``SKIP_DIM`` dimensions on, where a
     plain MLP cannot even learn a linear map in the budget. ``precision`` is that of the network's
     matrix products; weights, fields, losses and solvers stay in float32.
+
+    How a model is made of its network decides more than the method does, so these are settings too,
+    with the same choices for every method that can have them:
+
+    * ``inputs`` and ``embedding``: what the network sees of a point and of the scalar
+      (:class:`ScaledNetwork`);
+    * ``precondition``: the model is a x + b F(c x, s), with a, b, c such that inputs and outputs of
+      F have unit variance (Karras et al., NeurIPS 2022, section 5); ``off``: the output of F in the
+      units of the data;
+    * ``far_field``: fields go over into those of point charges far from the data by construction.
+      ``auto`` has that for EFM up to ``LOW_DIM`` dimensions, where lines leave the data far behind,
+      and for PFGM, whose lines come from far away, always;
+    * ``match = parameters``: the width is such that the model of every method has as many weights
+      as a plain network of ``width``, from x and a scalar to D outputs (:func:`matched`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,19 +51,19 @@ class NetworkSettings(BaseModel):
     width: int = Field(128, ge=1, le=16_384)
     depth: int = Field(3, ge=1, le=1_000)
     skip: Literal["auto", "on", "off"] = "auto"
+    inputs: Literal["radial", "standardised", "raw"] = "radial"
+    embedding: Literal["full", "plain", "cosine", "ends"] = "full"
+    precondition: Literal["on", "off"] = "on"
+    far_field: Literal["auto", "on", "off"] = "auto"
+    match: Literal["parameters", "none"] = "parameters"
     unet: Literal["tiny", "small", "paper"] = "tiny"
     dropout: float = Field(0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = "float32"
 
-    def factory(self, *shape: int) -> NetworkFactory:
+    def factory(self, *shape: int) -> "NetworkFactory":
         """The network factory for data of a shape: (D,), or (channels, height, width)."""
-        network = NETWORKS[self.kind(*shape)]
-
-        def build(scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module:
-            built = network(self, shape, scalars, outputs, extra_inputs)
-            return built if self.precision == "float32" else HalfPrecision(built)
-
-        return build
+        self.kind(*shape)  # refuses what does not go together
+        return NetworkFactory(self, shape)
 
     def kind(self, *shape: int) -> Literal["unet", "mlp"]:
         """The architecture that data of a shape get; a ValueError for a U-Net without images."""
@@ -68,6 +78,51 @@ class NetworkSettings(BaseModel):
         fields = type(self).model_fields
         idle = {name: fields[name].default for name in IDLE[self.kind(*shape)]}
         return self.model_copy(update=idle)
+
+
+@dataclass(frozen=True)
+class NetworkFactory:
+    """``network(scalars, outputs, extra_inputs)`` builds a network for the task at hand."""
+
+    settings: NetworkSettings
+    shape: tuple[int, ...]  # of the data
+    device: str = "cpu"  # where weights are made; ``meta`` for shapes without numbers
+
+    def __call__(self, scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module:
+        network = NETWORKS[self.settings.kind(*self.shape)]
+        with torch.device(self.device):
+            built = network(self.settings, self.shape, scalars, outputs, extra_inputs)
+        return built if self.settings.precision == "float32" else HalfPrecision(built)
+
+
+def parameters_of(model: nn.Module) -> int:
+    """The number of weights that training changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def matched(
+    network: NetworkFactory, build: Callable[[NetworkFactory], nn.Module]
+) -> NetworkFactory:
+    """The factory for whose width ``build(factory)`` has the parameters of a plain network.
+
+    The plain network goes from x and one scalar to D outputs. A U-Net, whose size has no width, and
+    a model without a network stay as they are, as does everything with ``match = none``.
+    """
+    settings, dim = network.settings, math.prod(network.shape)
+    if settings.match == "none" or settings.kind(*network.shape) == "unet":
+        return network
+    wanted = parameters_of(replace(network, device="meta")(1, dim))
+
+    def with_width(width: int) -> NetworkFactory:
+        return replace(network, settings=settings.model_copy(update={"width": width}))
+
+    def count(width: int) -> int:
+        return parameters_of(build(replace(with_width(width), device="meta")))
+
+    if not count(settings.width):
+        return network
+    above = bisect.bisect_left(range(4 * settings.width), wanted, lo=1, key=count)
+    return with_width(min(above, max(above - 1, 1), key=lambda w: abs(count(w) - wanted)))
 
 
 class HalfPrecision(nn.Module):
@@ -230,6 +285,57 @@ class CosineEmbedding(nn.Module):
         return torch.cat([s[:, None], torch.cos(s[:, None] * self.frequency)], dim=1)
 
 
+class ScaledNetwork(nn.Module):
+    r"""F(v, s): the network behind a model, with the inputs and the embedding of the settings.
+
+    ``inputs`` is what it sees of a point: ``raw`` x as it is, ``standardised`` v in the unit that
+    the model gives it (where points may be far outside of the data, at a given ``height``, over its
+    radius sqrt(1 + |v|^2 / D + height^2)), or :func:`radial_inputs` of v and the log of its radius
+    (``radial``), which are bounded too, and in which small clusters can be told apart.
+
+    ``embedding`` is what it sees of the scalar s in [low, high] = ``span``: s itself (``plain``),
+    the cosines of its part of the span (``cosine``), or the distances to both ends in units of
+    ``layer``, asinh((s - low) / layer) and asinh((high - s) / layer) (``ends``), which resolve what
+    happens next to them; ``full`` has the last two.
+    """
+
+    def __init__(
+        self,
+        network: NetworkFactory,
+        outputs: int,
+        span: tuple[float, float] = (0.0, 1.0),
+        layer: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.inputs, self.kind = network.settings.inputs, network.settings.embedding
+        self.low, self.high = span
+        self.layer = LAYER * (self.high - self.low) if layer is None else layer
+        self.cosines = CosineEmbedding()
+        size = self.cosines.size
+        scalars = {"full": size + 2, "plain": 1, "cosine": size, "ends": 2}[self.kind]
+        radial, dim = self.inputs == "radial", math.prod(network.shape)
+        self.network = network(scalars + radial, outputs, extra_inputs=dim * radial)
+
+    def forward(self, x: Tensor, v: Tensor, s: Tensor, height: Tensor | None = None) -> Tensor:
+        """x and v (B, D), s (B,), for the radius ``height`` (B, 1) -> (B, outputs)."""
+        embedding = self._embed(s)
+        if self.inputs == "radial":
+            v, log_radius = radial_inputs(v, height)
+            embedding = torch.cat([embedding, log_radius], dim=1)
+        elif height is not None:
+            v = v / radius_of(v, height)
+        output: Tensor = self.network(x if self.inputs == "raw" else v, embedding)
+        return output
+
+    def _embed(self, s: Tensor) -> Tensor:
+        if self.kind == "plain":
+            return s[:, None]
+        cosines: Tensor = self.cosines((s - self.low) / (self.high - self.low))
+        ends = torch.asinh(torch.stack([s - self.low, self.high - s], dim=1) / self.layer)
+        return {"full": torch.cat([cosines, ends], 1), "cosine": cosines, "ends": ends}[self.kind]
+
+
+LAYER = 0.05  # part of the span of a scalar next to its ends that ``ends`` resolves
 GAIN = 6.0  # small clusters are invisible to the network at gain 1
 
 
@@ -240,10 +346,14 @@ def radial_inputs(v: Tensor, height: Tensor | None = None) -> tuple[Tensor, Tens
     log of that radius sqrt(1 + |v|^2 / D + height^2), shape (B, 1), with ``height`` (B, 1) the
     standardised distance to a plate, if given.
     """
-    dim = v.shape[1]
-    squared = v.square().sum(1, keepdim=True) / dim
-    radius = torch.sqrt(1 + squared + (0.0 if height is None else height**2))
+    radius = radius_of(v, height)
     return torch.cat([GAIN * bounded(v), v / radius], dim=1), radius.log()
+
+
+def radius_of(v: Tensor, height: Tensor | None = None) -> Tensor:
+    """sqrt(1 + |v|^2 / D + height^2) of standardised points (B, D) and heights (B, 1), (B, 1)."""
+    squared = v.square().mean(1, keepdim=True)
+    return torch.sqrt(1 + squared + (0.0 if height is None else height**2))
 
 
 def bounded(v: Tensor) -> Tensor:

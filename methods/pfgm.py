@@ -15,15 +15,18 @@ from torch import Generator, Tensor, nn
 from methods.base import LOW_DIM, Draw, ExactMethod, Method, Regression, at, register
 from methods.draws import directions, normal, uniform
 from methods.electrostatics import mean_displacement, softened
-from methods.networks import NetworkFactory, Standardised, bounded, radial_inputs
+from methods.networks import NetworkFactory, ScaledNetwork, Standardised, bounded
 from methods.solvers import Flow
+
+LOWEST = 1e-3  # height, in standard deviations of the data, below which none is told from zero
 
 
 class PoissonMethod(Method):
     r"""The prior and the flow of PFGM.
 
     Sampling starts on z = ``z_max`` and solves dx/dt' = z E_x / E_z in t' = log z down to
-    z = ``z_min``. The prior is heavy-tailed, P(R > c z_max) = 1 / sqrt(1 + c^2) at D = 2.
+    z = ``z_min``. The prior is heavy-tailed, P(R > c z_max) = 1 / sqrt(1 + c^2) at D = 2, so its
+    radius is cut at ``max_radius`` z_max: the authors' code has R <= 3000 for z_max = 40.
     """
 
     reference: ClassVar[str] = "Xu et al., NeurIPS 2022, https://arxiv.org/abs/2209.11178"
@@ -31,6 +34,7 @@ class PoissonMethod(Method):
 
     z_max: float = Field(40.0, gt=0)
     z_min: float = Field(1e-3, gt=0)
+    max_radius: float = Field(75.0, gt=0)
 
     def check(self) -> None:
         if self.z_min >= self.z_max:
@@ -38,7 +42,7 @@ class PoissonMethod(Method):
 
     def start(self, x0: Tensor) -> Tensor:
         """The prior on z = z_max, as a map of N(0, I)."""
-        return radial_prior(x0, self.z_max, aug_dim=1)
+        return radial_prior(x0, self.z_max, 1, self.max_radius)
 
     def flow(self, model: nn.Module) -> Flow:
         field = at(model)
@@ -87,7 +91,7 @@ class PoissonFlow(PoissonMethod):
             raise ValueError(f"sigma must be below 3 z_max, got {self.sigma:g}")
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
-        return PoissonModel(network, target, self.gamma)
+        return PoissonModel(network, target, self.gamma, self.z_max)
 
     def regression(self, source: Draw, target: Draw, n: int, rng: Generator) -> Regression:
         charges = target(self.charges)
@@ -120,16 +124,17 @@ class PoissonField(nn.Module):
         return mean_displacement(x, z, self.charges)
 
 
-def radial_prior(x0: Tensor, r: float, aug_dim: int) -> Tensor:
+def radial_prior(x0: Tensor, r: float, aug_dim: int, most: float) -> Tensor:
     """The field of a charge in the origin, cut at r, as a map of N(0, I) (B, D).
 
-    R = r sqrt(B / (1 - B)), B ~ Beta(D/2, aug_dim/2): same direction, quantile to quantile.
+    R = r sqrt(B / (1 - B)), B ~ Beta(D/2, aug_dim/2), and at most r times ``most``: same direction,
+    quantile to quantile.
     """
     dim = x0.shape[1]
     squared = x0.double().square().sum(1)
     above = gammaincc(dim / 2, (squared / 2).cpu().numpy())  # P(chi^2_D > |x0|^2)
     rest = torch.from_numpy(betaincinv(aug_dim / 2, dim / 2, above)).to(squared)  # 1 - B
-    radius = r * torch.sqrt((1 - rest) / rest)
+    radius = r * torch.sqrt((1 - rest) / rest).clamp_max(most)
     return (x0 * (radius / squared.sqrt())[:, None]).to(x0)
 
 
@@ -154,26 +159,35 @@ class PoissonModel(Standardised):
     The field with normalised weights is E = (x - y, z) with y(x, z) the weighted mean of the
     charges. The network gives y, and f follows: so f_z has the right size however small it is,
     z f_x / f_z is x - y, and far away, where y is bounded, the field is that of a point charge.
-    y is a gated x (close to the data the nearest charge is) plus the network, bounded like data.
+    Preconditioned, y is a gated x (close to the data the nearest charge is) plus the network,
+    bounded like data. With ``network.far_field = off`` the network gives f itself.
     """
 
-    def __init__(self, network: NetworkFactory, target: Tensor, gamma: float) -> None:
+    def __init__(self, network: NetworkFactory, target: Tensor, gamma: float, z_max: float) -> None:
         super().__init__(target)
         self.gamma, self.dim = gamma, target.shape[1]
-        self.network = network(3, self.dim, extra_inputs=self.dim)
+        self.far_field = network.settings.far_field != "off"
+        self.preconditioned = network.settings.precondition == "on"
+        span = math.log(LOWEST), math.log(3 * z_max / float(self.scale))
+        self.network = ScaledNetwork(network, self.dim + (not self.far_field), span)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x (B, D), z (B,) -> f (B, D+1)."""
+        if not self.far_field:
+            return self._network(x, z)[0]
         field = torch.cat([x - self.mean_charge(x, z), z[:, None]], dim=1)
         return softened(field, self.gamma, math.sqrt(self.dim))
 
     def mean_charge(self, x: Tensor, z: Tensor) -> Tensor:
         """y(x, z) = sum_i w_i y_i, shape (B, D)."""
-        v, height = self.standardise(x), (z / self.scale)[:, None]
-        inputs, log_radius = radial_inputs(v, height)
-        log_height = torch.log(height + 1e-3)  # lower is not told from zero
-        embedding = torch.cat([log_height, log_radius, height / log_radius.exp()], dim=1)
+        output, v, height = self._network(x, z)
+        if not self.preconditioned:
+            return self.shift + self.scale * bounded(output)
         outside = v.square().sum(1, keepdim=True) / (9 * self.dim)  # 1 at three radii
         skip = 1 / (1 + height**2 + outside**2)
-        correction = torch.sqrt(1 - skip) * bounded(self.network(inputs, embedding))
-        return self.shift + self.scale * (skip * v + correction)
+        return self.shift + self.scale * (skip * v + torch.sqrt(1 - skip) * bounded(output))
+
+    def _network(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The network's output, standardised points (B, D) and heights (B, 1)."""
+        v, height = self.standardise(x), (z / self.scale)[:, None]
+        return self.network(x, v, torch.log(height[:, 0] + LOWEST), height), v, height

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Draw, ExactMethod, Method, Regression, at, register
 from methods.draws import normal, uniform
 from methods.edm import PosteriorMean, Sampler
-from methods.networks import CosineEmbedding, NetworkFactory, Standardised
+from methods.networks import NetworkFactory, ScaledNetwork, Standardised
 from methods.solvers import Flow, Velocity
 
 
@@ -87,15 +87,21 @@ class VariancePreservingDiffusion(VpMethod):
 
 
 class NoiseModel(Standardised):
-    """epsilon(x, t), with inputs of unit variance and the log of the noise-to-signal ratio."""
+    r"""epsilon(x, t), with inputs of unit variance and the log of the noise-to-signal ratio.
+
+    .. math:: \epsilon = \frac{\sigma}{V} (x - \alpha m) + \frac{\alpha s}{\sqrt V} F, \quad
+              V = \alpha^2 s^2 + \sigma^2
+
+    with the mean m and the standard deviation s of the data; with ``network.precondition = off``
+    epsilon = F.
+    """
 
     def __init__(self, method: VpMethod, network: NetworkFactory, target: Tensor) -> None:
         super().__init__(target)
         self.method = method
-        ends = self._log_ratio(torch.tensor([method.t_min / 100, 1.0], dtype=torch.float64))
-        self.low, self.range = float(ends[0]), float(ends[1] - ends[0])
-        self.embedding = CosineEmbedding()
-        self.network = network(self.embedding.size, target.shape[1])
+        ends = self._log_ratio(torch.tensor([method.t_min / 100, 1.0], dtype=torch.float64)) / 4
+        self.preconditioned = network.settings.precondition == "on"
+        self.network = ScaledNetwork(network, target.shape[1], (float(ends[0]), float(ends[1])))
 
     def _log_ratio(self, t: Tensor) -> Tensor:
         alpha, sigma = self.method.schedule(t)
@@ -104,9 +110,11 @@ class NoiseModel(Standardised):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x (B, D), t (B,) -> epsilon (B, D)."""
         alpha, sigma = (part[:, None] for part in self.method.schedule(t))
-        inputs = (x - alpha * self.shift) / torch.sqrt((alpha * self.scale) ** 2 + sigma**2)
-        level = (self._log_ratio(t) - self.low) / self.range
-        epsilon: Tensor = self.network(inputs, self.embedding(level))
+        spread = torch.sqrt((alpha * self.scale) ** 2 + sigma**2)
+        v = (x - alpha * self.shift) / spread
+        epsilon: Tensor = self.network(x, v, self._log_ratio(t) / 4)
+        if self.preconditioned:
+            epsilon = (sigma * v + alpha * self.scale * epsilon) / spread
         return epsilon
 
 

@@ -11,7 +11,9 @@ from bench.config.cell import Cell
 from datasets.base import Empirical, check_samples, digest_of
 from methods import Method
 from methods.base import MODEL_SAMPLES
+from methods.networks import matched
 
+FEW = 16
 # How the purposes of a split's generators begin: no seed gives both splits the same draw.
 EVALUATION = {"test": "evaluate", "validation": "validate"}
 
@@ -44,8 +46,10 @@ def build_model(context: CellContext, method: Method | None = None) -> nn.Module
     The weights depend on the seed alone.
     """
     method = method or context.method
-    network = context.cell.network.factory(*context.target.shape)
     samples = training_samples(context, method.samples)
+    few = [some[:FEW] for some in samples]  # the number of weights does not depend on them
+    network = context.cell.network.factory(*context.target.shape)
+    network = matched(network, lambda factory: method.model(factory, *few))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(context.cell, "weights"))
         return method.model(network, *samples)

@@ -8,6 +8,7 @@ import functools
 import math
 import timeit
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from bench.config.errors import printable
 from bench.store.records import Record
 from datasets import TASKS
 from methods import Method
-from methods.networks import NetworkFactory
+from methods.networks import NetworkFactory, matched
 
 WEIGHT_BYTES = 4 * 5  # a float32 parameter, its gradient, its average, and two moments of Adam
 BACKWARD = 3  # a training step costs as much as that many forward passes
@@ -92,12 +93,11 @@ def weightless(method: Method, network: NetworkFactory, dim: int) -> nn.Module:
     """The model of a method on the meta device: shapes, and no numbers."""
     samples = torch.randn(STATISTICS, dim, generator=torch.Generator().manual_seed(0))
 
-    def on_meta(scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module:
-        with torch.device("meta"):
-            return network(scalars, outputs, extra_inputs)
+    def build(factory: NetworkFactory) -> nn.Module:
+        return method.model(factory, samples, samples)
 
     with torch.random.fork_rng(devices=[]):
-        return method.model(on_meta, samples, samples).to("meta")
+        return build(replace(matched(network, build), device="meta")).to("meta")
 
 
 def _one_pass(model: nn.Module, dim: int, samples: int) -> tuple[int, int]:

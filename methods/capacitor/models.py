@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from methods.base import LOW_DIM
 from methods.capacitor.lines import Capacitor, rms_radius
 from methods.electrostatics import capacitor_field, log_sphere_area, superpose, unit
-from methods.networks import CosineEmbedding, NetworkFactory, Standardised, radial_inputs
+from methods.flow import Segments
+from methods.networks import NetworkFactory, ScaledNetwork, Standardised, radial_inputs
 
 PLATE_LAYER = 0.05  # height over a plate, in standard deviations of the data, that is resolved
 LOG_WEIGHT = math.sqrt(0.5)  # of log|E| beside a direction; it enters the loss squared
@@ -17,10 +18,8 @@ LOG_WEIGHT = math.sqrt(0.5)  # of log|E| beside a direction; it enters the loss 
 class FieldModel(Standardised):
     r"""The learned direction f(x, z) ~ sqrt(D + 1) E / |E|.
 
-    z enters as asinh of the distances to both plates, which resolves the layers at the plates at
-    every L (``plates``), or for comparison as z/L (``raw``) or z/L and its cosines (``fourier``).
-    In low dimension, where lines leave the data far behind, the network is a correction to the
-    field of two point charges at the centres of the plates,
+    With ``network.far_field``, as in low dimension, where lines leave the data far behind, the
+    network is a correction to the field of two point charges at the centres of the plates,
 
     .. math:: f = \sqrt{D + 1}\, e(\tilde x) + g\, N(\tilde x), \quad
               g = 1 / \min(\rho_P, \rho_Q), \quad
@@ -28,6 +27,10 @@ class FieldModel(Standardised):
 
     with c the mean of a plate and s its root mean square radius. Far from both plates the
     quadrupoles of the plates are left, of first order beside the dipole of the pair, like g.
+
+    Without, and preconditioned, f is the direction of (v / L, 1), in which the network corrects the
+    best linear guess of the velocity v along segments at t = z / L
+    (:class:`~methods.flow.Segments`): so f_z > 0, as between the plates. Else it is the network.
     """
 
     def __init__(
@@ -36,42 +39,43 @@ class FieldModel(Standardised):
         source: Tensor,
         target: Tensor,
         plate_distance: float,
-        z_embedding: str = "plates",
+        sigma: float = 0.0,
     ) -> None:
         super().__init__(torch.cat([source, target]))
-        self.plate_distance, self.z_embedding = plate_distance, z_embedding
-        self.cosines = CosineEmbedding()
-        scalars = {"plates": 2, "raw": 1, "fourier": self.cosines.size}[z_embedding]
-        self.dim, self.far_field = source.shape[1], source.shape[1] <= LOW_DIM
+        self.plate_distance, self.sigma = plate_distance, sigma
+        settings, self.dim = network.settings, source.shape[1]
+        self.far_field = settings.far_field == "on" or (
+            settings.far_field == "auto" and self.dim <= LOW_DIM
+        )
+        self.preconditioned = settings.precondition == "on" and not self.far_field
         self.centres = nn.Buffer(torch.stack([source.mean(0), target.mean(0)]))  # (2, D)
         self.radii = nn.Buffer(torch.stack([rms_radius(source), rms_radius(target)]))  # (2,)
-        more = (1, self.dim) if self.far_field else (0, 0)  # the radius, and directions of x
-        self.network = network(scalars + more[0], self.dim + 1, extra_inputs=more[1])
+        self.segments = Segments(source, target)
+        layer, span = PLATE_LAYER * float(self.scale), (0.0, plate_distance)
+        self.network = ScaledNetwork(network, self.dim + (not self.preconditioned), span, layer)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x (B, D), z (B,) -> f (B, D+1)."""
-        v, embedding = self.standardise(x), self._embed(z)
+        scale = math.sqrt(self.dim + 1)
+        if self.preconditioned:
+            return scale * self._along_segments(x, z)
+        output: Tensor = self.network(x, self.standardise(x), z)
         if not self.far_field:
-            direction: Tensor = self.network(v, embedding)
-            return direction
-        inputs, log_radius = radial_inputs(v)
-        correction: Tensor = self.network(inputs, torch.cat([embedding, log_radius], dim=1))
+            return output
         direction, rho = self._point_charges(x, z)
-        gate = 1 / rho.amin(1, keepdim=True)
-        return math.sqrt(self.dim + 1) * direction + gate * correction
+        return scale * direction + output / rho.amin(1, keepdim=True)
+
+    def _along_segments(self, x: Tensor, z: Tensor) -> Tensor:
+        """Unit vectors (B, D+1) along (v / L, 1)."""
+        t = (z / self.plate_distance).clamp(0, 1)[:, None]
+        width = torch.full_like(t, self.sigma), torch.zeros_like(t)
+        v, guess, error = self.segments.precondition(x, t, width)
+        velocity = guess + error * self.network(x, v, z)
+        return unit(torch.cat([velocity / self.plate_distance, torch.ones_like(t)], dim=1))[0]
 
     @property
     def capacitor(self) -> Capacitor:
         return Capacitor.between(self.plate_distance, self.centres, self.radii)
-
-    def _embed(self, z: Tensor) -> Tensor:
-        if self.z_embedding == "raw":
-            return (z / self.plate_distance)[:, None]
-        if self.z_embedding == "fourier":
-            cosines: Tensor = self.cosines(z / self.plate_distance)
-            return cosines
-        heights = torch.stack([z, self.plate_distance - z], dim=1)
-        return torch.asinh(heights / (PLATE_LAYER * self.scale))
 
     def _point_charges(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Direction of the field of the two centres, softened by their radii; rho (B, 2)."""

@@ -25,6 +25,7 @@ from methods.vp import (
     VariancePreservingDiffusion,
     VpMethod,
 )
+from tests.networks import given
 
 ACCURATE = Solver(solver="rk4", solver_steps=400)
 NETWORK = NetworkSettings().factory(2)
@@ -213,19 +214,33 @@ def test_a_solver_of_odes_is_refused_for_the_sde() -> None:
 def test_vp_network_sees_unit_variance_and_the_log_of_the_ratio(t: float) -> None:
     method = VP()
     data = around(5.0, 3.0)
-    model = method.model(lambda *args, **kwargs: Constant(0.0), data, data).double()
+    model = method.model(given(Constant(0.0), inputs="standardised"), data, data).double()
     alpha, sigma = method.schedule(torch.tensor(t, dtype=torch.float64))
     y = 5 + 3 * normal(50_000, 2)
     x = alpha * y + sigma * normal(50_000, 2, seed=1)
     model(x, torch.full((50_000,), t, dtype=torch.float64))
-    network = model.network
+    network = model.network.network
     assert isinstance(network, Constant)
     torch.testing.assert_close(network.inputs.mean(0), torch.zeros(2).double(), rtol=0, atol=0.02)
     torch.testing.assert_close(network.inputs.var(0), torch.ones(2).double(), rtol=0.02, atol=0)
-    ends = method.schedule(torch.tensor([1e-5, 1.0], dtype=torch.float64))
-    low, high = (ends[1] / ends[0]).log().tolist()
-    place = (float((sigma / alpha).log()) - low) / (high - low)
+    place = float((sigma / alpha).log()) / 4
     assert network.embedding[:, 0].tolist() == pytest.approx([place] * 50_000, abs=1e-9)
+
+
+@pytest.mark.parametrize("t", [1e-5, 0.01, 0.5, 1.0])
+def test_vp_asks_for_unit_variance_at_every_time(t: float) -> None:
+    """What the network is to give, (epsilon - guess) / error, has variance 1 and no slope in x."""
+    method, data = VP(), around(5.0, 3.0)
+    alpha, sigma = method.schedule(torch.tensor(t, dtype=torch.float64))
+    epsilon = normal(50_000, 2, seed=1)
+    x = alpha * (5 + 3 * normal(50_000, 2)) + sigma * epsilon
+    times = torch.full((50_000,), t, dtype=torch.float64)
+    networks = [given(Constant(c), inputs="standardised") for c in (0.0, 1.0)]
+    guess, raised = (method.model(one, data, data).double()(x, times) for one in networks)
+    wanted = (epsilon - guess) / (raised - guess)
+    assert float(wanted.var()) == pytest.approx(1, rel=0.02)
+    slope = ((x - x.mean(0)) * wanted).mean() / x.std()
+    assert abs(float(slope)) < 0.02
 
 
 def test_vp_training_begins_at_a_hundredth_of_t_min() -> None:
@@ -284,7 +299,8 @@ def untrained(
     """A denoiser of data around 5 with deviation 3 whose network gives a constant."""
     aug_dim = "inf" if math.isinf(freedom) else int(freedom)
     method = PoissonFlowPlus(aug_dim=aug_dim, sigma_min=levels[0], sigma_max=levels[1])
-    return Denoiser(method, lambda *args, **kwargs: Constant(outputs), around(5.0, 3.0)).double()
+    network = given(Constant(outputs), inputs="standardised")
+    return Denoiser(method, network, around(5.0, 3.0)).double()
 
 
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 3.0, 50.0])
@@ -300,18 +316,18 @@ def test_edm_asks_for_unit_variance_at_every_level(sigma: float) -> None:
         ((y - base) / output).var(), torch.tensor(1.0).double(), rtol=0.02, atol=0
     )
     torch.testing.assert_close(
-        skipped.network.inputs.var(), torch.tensor(1.0).double(), rtol=0.02, atol=0
+        skipped.network.network.inputs.var(), torch.tensor(1.0).double(), rtol=0.02, atol=0
     )
     weight = (sigma**2 + 9) / (3 * sigma) ** 2
     assert float(output) ** 2 * weight == pytest.approx(1, rel=1e-3)
 
 
 def test_the_network_sees_the_logarithm_of_the_level() -> None:
-    """The same for the levels' ends whatever they are, and even steps for even ratios."""
+    """log(sigma) / 4, as in the paper: even steps for even ratios."""
     model = untrained(0.0, levels=(0.01, 100.0))
-    model(normal(5, 2), torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64))
-    first = model.network.embedding[:, 0]
-    torch.testing.assert_close(first, torch.linspace(0, 1, 5, dtype=torch.float64))
+    levels = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64)
+    model(normal(5, 2), levels)
+    torch.testing.assert_close(model.network.network.embedding[:, 0], levels.log() / 4)
 
 
 @pytest.mark.parametrize("sigma", [0.01, 3.0, 80.0])
@@ -434,7 +450,9 @@ def test_one_extra_dimension_is_pfgm() -> None:
 
 
 def test_pfgm_and_pfgmpp_move_samples_along_the_same_lines() -> None:
-    plus = METHODS["pfgmpp-exact"].create(3, aug_dim=1, sigma_max=40.0, sigma_min=1e-3)
+    plus = METHODS["pfgmpp-exact"].create(
+        3, aug_dim=1, sigma_max=40.0, sigma_min=1e-3, max_radius=75.0
+    )
     flow = METHODS["pfgm-exact"].create(3)
     x0 = normal(50, 3)
     start = flow.start(x0)
@@ -492,7 +510,7 @@ def test_infinitely_many_extra_dimensions_are_edm() -> None:
 @pytest.mark.parametrize("aug_dim", [1, 4, 128])
 def test_pfgmpp_perturbation(dim: int, aug_dim: int) -> None:
     """R = r sqrt(B / (1 - B)), B ~ Beta(D/2, N/2), r = sigma sqrt(N); the direction uniform."""
-    method = PoissonFlowPlus(aug_dim=aug_dim)
+    method = PoissonFlowPlus(aug_dim=aug_dim, max_radius=1e9)
     y = torch.ones(5000, dim, dtype=torch.float64)
     sigma = 0.1 + torch.rand(5000, generator=rng(1), dtype=torch.float64)
     moved = method.perturb(y, sigma, rng(2)) - y
@@ -511,7 +529,7 @@ def test_pfgmpp_perturbation(dim: int, aug_dim: int) -> None:
 @pytest.mark.parametrize("dim", [2, 64])
 @pytest.mark.parametrize("aug_dim", [1, 128, 2048])
 def test_pfgmpp_prior(dim: int, aug_dim: int) -> None:
-    method = PoissonFlowPlus(aug_dim=aug_dim, sigma_max=20.0)
+    method = PoissonFlowPlus(aug_dim=aug_dim, sigma_max=20.0, max_radius=1e9)
     x0 = normal(5000, dim)
     prior = method.start(x0)
     radius = prior.norm(dim=1)
@@ -523,8 +541,43 @@ def test_pfgmpp_prior(dim: int, aug_dim: int) -> None:
 
 def test_pfgm_has_the_prior_of_one_extra_dimension() -> None:
     x0 = normal(20, 3)
-    plus = PoissonFlowPlus(aug_dim=1, sigma_max=25.0)
+    plus = PoissonFlowPlus(aug_dim=1, sigma_max=25.0, max_radius=75.0)
     torch.testing.assert_close(plus.start(x0), PoissonFlow(z_max=25.0).start(x0))
+
+
+@pytest.mark.parametrize(("dim", "aug_dim"), [(2, 1), (64, 1), (2, 128)])
+def test_no_perturbation_is_longer_than_the_largest_radius(dim: int, aug_dim: int) -> None:
+    """Those that would be are exactly so long, in the same direction; others stay as they are."""
+    sigma = 0.1 + torch.rand(5000, generator=rng(1), dtype=torch.float64)
+    y, most = torch.zeros(5000, dim, dtype=torch.float64), 2.0 * (dim / aug_dim) ** 0.5
+    free, held = (
+        PoissonFlowPlus(aug_dim=aug_dim, max_radius=r).perturb(y, sigma, rng(2))
+        for r in (1e9, most)
+    )
+    limit = most * sigma * math.sqrt(aug_dim)
+    longer = free.norm(dim=1) > limit
+    assert float(longer.double().mean()) > 0.01
+    assert torch.equal(held[~longer], free[~longer])
+    torch.testing.assert_close(held[longer].norm(dim=1), limit[longer])
+    cosine = torch.nn.functional.cosine_similarity(held, free)
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+
+
+@pytest.mark.parametrize("name", ["pfgm", "pfgmpp"])
+def test_the_prior_is_cut_at_the_largest_radius(name: str) -> None:
+    """As the authors' samplers cut it: PFGM at 75 z_max, PFGM++ where B = 1 - 1e-3."""
+    kind = METHODS[name]
+    x0 = normal(20_000, 2)
+    plus = name == "pfgmpp"
+    settings = {"aug_dim": 1, "sigma_max": 40.0} if plus else {"z_max": 40.0}
+    most = 40 * (math.sqrt(999) if plus else 75)
+    free = kind.create(2, **settings, max_radius=1e12).start(x0)
+    held = kind.create(2, **settings).start(x0)
+    longer = free.norm(dim=1) > most
+    share = 1 / math.sqrt(1 + (most / 40) ** 2)  # P(R > most) at D = 2
+    assert float(longer.double().mean()) == pytest.approx(share, rel=0.25)
+    torch.testing.assert_close(held[~longer], free[~longer])
+    torch.testing.assert_close(held[longer].norm(dim=1), torch.full_like(x0[longer, 0], most))
 
 
 # --- The exact flows -----------------------------------------------------------------------------

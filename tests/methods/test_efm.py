@@ -381,34 +381,6 @@ def test_plate_models_are_odd_in_the_height() -> None:
     torch.testing.assert_close(log_above, log_below)
 
 
-@pytest.mark.parametrize("embedding", ["plates", "raw", "fourier"])
-def test_z_embedding(embedding: str) -> None:
-    """What the network is told of z: layers at the plates, z itself, or something periodic."""
-    seen: list[Tensor] = []
-
-    class Spy(nn.Module):
-        def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
-            seen.append(scalars)
-            return x.new_zeros(len(x), 3)
-
-    def network(scalars: int, outputs: int, extra_inputs: int = 0) -> nn.Module:
-        return Spy()
-
-    samples = normal(100, 2).float()
-    method = EFM.create(2, L=L, z_embedding=embedding)
-    model = method.model(network, samples, samples)
-    z = torch.tensor([0.01, 0.05, 3.0, 3.05, 3.0 + 2 * L])
-    model(samples[:5] * 0, z)
-    heights = seen[0][:, :-1]  # the last one is the radius
-    near, middle = (heights[1] - heights[0]).abs().max(), (heights[3] - heights[2]).abs().max()
-    if embedding == "plates":
-        assert near > 5 * middle
-    elif embedding == "raw":
-        torch.testing.assert_close(heights[:, 0], z / L)
-    else:
-        torch.testing.assert_close(heights[4, 1:], heights[2, 1:], rtol=0, atol=1e-4)
-
-
 # --- Transport -----------------------------------------------------------------------------------
 
 
@@ -574,7 +546,6 @@ def test_settings_that_do_not_apply_are_not_axes() -> None:
     assert EFM(lines="two_sided", crossing="sign") != EFM(lines="two_sided", crossing="flux")
     assert EFM(lines="two_sided", variable="z") == EFM(lines="two_sided", variable="arc_length")
     assert EFM(lines="two_sided", target="per_plate") == EFM(lines="two_sided")
-    assert EFM(lines="two_sided", z_embedding="raw") == EFM(lines="two_sided")
     assert EFM(variable="arc_length", min_slope=0.1) == EFM(variable="arc_length")
     for scheme in ("log", "mesh", "poisson", "lines"):
         assert EFM(points=scheme, sigma=0.1) == EFM(points=scheme, sigma=2.0)

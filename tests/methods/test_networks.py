@@ -3,12 +3,14 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from methods import METHODS
 from methods.efm import FieldModel
 from methods.electrostatics import capacitor_field, poisson_field
 from methods.flow import VelocityModel
@@ -16,12 +18,17 @@ from methods.networks import (
     MLP,
     NETWORKS,
     CosineEmbedding,
+    NetworkFactory,
     NetworkSettings,
+    ScaledNetwork,
     UNet,
     architecture_of,
+    matched,
+    parameters_of,
     radial_inputs,
 )
 from methods.pfgm import PoissonModel
+from tests.networks import given
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -43,6 +50,10 @@ def samples(dim: int) -> tuple[Tensor, Tensor]:
 def sphere(count: int, n: int, radius: float) -> Tensor:
     u = normal(count, n, seed=5)
     return radius * u / torch.linalg.vector_norm(u, dim=1, keepdim=True)
+
+
+def no_width(t: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(t), torch.zeros_like(t)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -171,6 +182,7 @@ def test_field_model_is_the_field_of_the_plates_far_away(
     source, target = samples(dim)
     source = source + 1
     model = FieldModel(NetworkSettings().factory(dim), source, target, plate_distance)
+    assert model.far_field
     points = sphere(500, dim + 1, radius)
     x, z = points[:, :-1], points[:, -1] + plate_distance / 2
     with torch.no_grad():
@@ -187,8 +199,8 @@ def test_model_shapes(dim: int) -> None:
     source, target = samples(dim)
     x, s = normal(7, dim), torch.linspace(0.1, 0.9, 7)
     assert FieldModel(network, source, target, 6.0)(x, s).shape == (7, dim + 1)
-    assert VelocityModel(network, source, target)(x, s).shape == (7, dim)
-    assert PoissonModel(network, target, 1.0)(x, s).shape == (7, dim + 1)
+    assert VelocityModel(network, source, target, no_width)(x, s).shape == (7, dim)
+    assert PoissonModel(network, target, 1.0, 40.0)(x, s).shape == (7, dim + 1)
 
 
 @pytest.mark.parametrize(("dim", "spreads"), [(2, 300), (16, 3000), (64, 3000)])
@@ -196,7 +208,7 @@ def test_poisson_model_is_a_point_charge_far_away(dim: int, spreads: float) -> N
     _, target = samples(dim)
     radius = spreads * float(target.std(0).mean()) * math.sqrt(dim)
     gamma = 5.0
-    model = PoissonModel(NetworkSettings().factory(dim), target, gamma)
+    model = PoissonModel(NetworkSettings().factory(dim), target, gamma, 40.0)
     points = sphere(500, dim + 1, radius)
     x, z = target.mean(0) + points[:, :-1], points[:, -1].abs()
     with torch.no_grad():
@@ -212,7 +224,7 @@ def test_poisson_model_flows_to_its_mean_charge(dim: int) -> None:
     """z f_x / f_z = x - y at every height, and |f| = sqrt(D) |E| / (|E| + gamma)."""
     gamma = 2.0
     _, target = samples(dim)
-    model = PoissonModel(NetworkSettings().factory(dim), target, gamma).double()
+    model = PoissonModel(NetworkSettings().factory(dim), target, gamma, 40.0).double()
     x = 3 * normal(400, dim).double()
     z = torch.logspace(-3, 2, 400, dtype=torch.float64)
     with torch.no_grad():
@@ -229,7 +241,7 @@ def test_poisson_model_flows_to_its_mean_charge(dim: int) -> None:
 def test_poisson_model_stays_on_the_charges_at_height_zero() -> None:
     """Close to the data the nearest charge is x: the flow stops there."""
     _, target = samples(2)
-    model = PoissonModel(NetworkSettings().factory(2), target, 1.0)
+    model = PoissonModel(NetworkSettings().factory(2), target, 1.0, 40.0)
     x = target[:100]
     with torch.no_grad():
         near, far = (model.mean_charge(x, torch.full((100,), z)) for z in (1e-3, 10.0))
@@ -238,34 +250,159 @@ def test_poisson_model_stays_on_the_charges_at_height_zero() -> None:
     assert (far - x).abs().mean() > 0.2 * scale
 
 
+@pytest.mark.parametrize("inputs", ["radial", "standardised"])
+@pytest.mark.parametrize("precondition", ["on", "off"])
 @pytest.mark.parametrize("dim", [2, 64])
-def test_models_follow_the_units_of_the_data(dim: int) -> None:
+def test_models_follow_the_units_of_the_data(dim: int, precondition: str, inputs: str) -> None:
     """Stretched and shifted data: the same network describes the stretched, shifted field."""
     c, shift = 4.0, 10.0
     (source, target), x = samples(dim), normal(30, dim)
     wide_source, wide_target, wide_x = (c * data + shift for data in (source, target, x))
     s = torch.linspace(0.05, 0.95, 30)
+    network = NetworkSettings(precondition=precondition, inputs=inputs).factory(dim)
 
     torch.manual_seed(7)
-    velocity = VelocityModel(NetworkSettings().factory(dim), source, target)(x, s)
+    velocity = VelocityModel(network, source, target, no_width)(x, s)
     torch.manual_seed(7)
-    wide = VelocityModel(NetworkSettings().factory(dim), wide_source, wide_target)(wide_x, s)
+    wide = VelocityModel(network, wide_source, wide_target, no_width)(wide_x, s)
     torch.testing.assert_close(wide, c * velocity, rtol=1e-3, atol=1e-4)
 
+    network = replace(network, settings=network.settings.model_copy(update={"embedding": "ends"}))
     z = 6 * s
     torch.manual_seed(7)
-    field = FieldModel(NetworkSettings().factory(dim), source, target, 6.0)(x, z)
+    field = FieldModel(network, source, target, 6.0)(x, z)
     torch.manual_seed(7)
-    model = FieldModel(NetworkSettings().factory(dim), wide_source, wide_target, 6 * c)
+    model = FieldModel(network, wide_source, wide_target, 6 * c)
     torch.testing.assert_close(model(wide_x, c * z), field, rtol=1e-3, atol=1e-3)
 
     torch.manual_seed(7)
-    mean = PoissonModel(NetworkSettings().factory(dim), target, 1.0).mean_charge(x, s)
+    mean = PoissonModel(network, target, 1.0, 40.0).mean_charge(x, s)
     torch.manual_seed(7)
-    poisson = PoissonModel(NetworkSettings().factory(dim), wide_target, 1.0)
+    poisson = PoissonModel(network, wide_target, 1.0, 40.0 * c)
     torch.testing.assert_close(
         poisson.mean_charge(wide_x, c * s), c * mean + shift, rtol=1e-3, atol=1e-3
     )
+
+
+# --- Settings that all models share --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [0.0, 0.2, 0.7, 1.0])
+@pytest.mark.parametrize("name", ["fm", "ot-cfm", "ifm"])
+def test_velocities_ask_for_unit_variance_at_every_time(name: str, t: float) -> None:
+    """What the network is to give has mean 0, variance 1 and no slope in x, whatever the pairs."""
+    method = METHODS[name].create(2)
+    source, target = (s.double() for s in samples(2))
+    n = len(source)
+    guess, raised = (
+        method.model(given(Constant(c), inputs="standardised"), source, target).double()
+        for c in (0.0, 1.0)
+    )
+    rng = torch.Generator().manual_seed(3)
+    x0, x1 = method.pairs(lambda k: source, lambda k: target, n, rng)
+    times = torch.full((n,), t, dtype=torch.float64)
+    (s, slope), noise = method.width(times), normal(n, 2, seed=9).double()
+    x = torch.lerp(x0, x1, times[:, None]) + s[:, None] * noise
+    base = guess(x, times)
+    wanted = (x1 - x0 + slope[:, None] * noise - base) / (raised(x, times) - base)
+    assert wanted.mean(0).abs().max() < 0.1
+    assert float(wanted.square().mean()) == pytest.approx(1, abs=0.06)
+    offset = x - x.mean(0)
+    assert abs(float((offset * wanted).mean() / offset.square().mean().sqrt())) < 0.06
+
+
+class Constant(nn.Module):
+    """A network that gives a constant."""
+
+    def __init__(self, output: float) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return torch.full_like(x[:, :2], self.output)
+
+
+@pytest.mark.parametrize("dim", [2, 64])
+def test_a_preconditioned_field_leads_from_plate_to_plate(dim: int) -> None:
+    """f_z > 0 whatever the network says, |f| = sqrt(D + 1), and along the linear guess at first."""
+    network = NetworkSettings(far_field="off").factory(dim)
+    source, target = samples(dim)
+    model = FieldModel(network, source, target, 6.0, sigma=0.02)
+    x, z = 5 * normal(200, dim), 6 * torch.linspace(-0.2, 1.2, 200)
+    with torch.no_grad():
+        f = model(x, z)
+    assert (f[:, -1] > 0).all()
+    torch.testing.assert_close(f.norm(dim=1), torch.full((200,), math.sqrt(dim + 1)))
+    for parameter in model.network.parameters():
+        nn.init.zeros_(parameter)
+    t = (z / 6).clamp(0, 1)[:, None]
+    _, guess, _ = model.segments.precondition(x, t, (0.02 + 0 * t, 0 * t))
+    with torch.no_grad():
+        f = model(x, z)
+    torch.testing.assert_close(6 * f[:, :-1] / f[:, -1:], guess, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("embedding", "columns"), [("plain", 1), ("cosine", 8), ("ends", 2)])
+@pytest.mark.parametrize(("inputs", "wide"), [("raw", 1), ("standardised", 1), ("radial", 2)])
+def test_what_a_network_sees(inputs: str, wide: int, embedding: str, columns: int) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
+            seen.append((x, scalars))
+            return x[:, :3]
+
+    settings = NetworkSettings(inputs=inputs, embedding=embedding)
+    built = ScaledNetwork(NetworkFactory(settings, (3,)), 3).network
+    assert built.layers[0].in_features == 3 * wide + columns + (inputs == "radial")
+    model = ScaledNetwork(given(Spy(), 3, inputs=inputs, embedding=embedding), 3, (0.0, 4.0))
+    x, v = normal(5, 3), 100 * normal(5, 3, seed=1)
+    s = torch.tensor([0.01, 0.05, 2.0, 2.04, 3.99])
+    model(x, v, s)
+    points, scalars = seen[0]
+    assert points.shape == (5, 3 * wide)
+    assert scalars.shape == (5, columns + (inputs == "radial"))
+    if inputs == "radial":  # bounded however far outside
+        assert points.abs().max() < 6 * 3 * math.sqrt(3) + 1
+    else:
+        assert torch.equal(points, x if inputs == "raw" else v)
+    first = scalars[:, 0]
+    if embedding == "plain":
+        assert torch.equal(first, s)
+    elif embedding == "cosine":
+        torch.testing.assert_close(first, s / 4)
+    else:  # what is next to an end is told apart as nothing else is
+        assert first[1] - first[0] > 5 * (first[3] - first[2])
+        torch.testing.assert_close(scalars[4, 1], scalars[0, 0])
+
+
+@pytest.mark.parametrize("dim", [2, 16, 64])
+@pytest.mark.parametrize("lines", ["forward", "two_sided"])
+def test_all_methods_have_as_many_parameters(dim: int, lines: str) -> None:
+    """Within 3% of a plain network from (x, t) to D outputs, whatever the models are made of."""
+    network, (source, target) = NetworkSettings().factory(dim), samples(dim)
+    plain = parameters_of(network(1, dim))
+    for name, kind in METHODS.items():
+        settings = {"lines": lines} if name == "efm" else {}
+        method = kind.create(dim, **settings)
+        factory = matched(network, lambda one, m=method: m.model(one, source[:9], target[:9]))
+        found = parameters_of(method.model(factory, source, target))
+        assert found == (pytest.approx(plain, rel=0.03) if method.trained else 0), name
+
+
+def test_what_is_not_to_be_matched_stays() -> None:
+    def build(factory: NetworkFactory) -> nn.Module:
+        return factory(100, 3)
+
+    for settings, shape in (
+        (NetworkSettings(match="none"), (2,)),
+        (NetworkSettings(architecture="unet"), (3, 16, 16)),
+    ):
+        network = settings.factory(*shape)
+        assert matched(network, build) == network
+    network = NetworkSettings().factory(2)
+    assert matched(network, lambda factory: nn.Identity()) == network
+    assert matched(network, build).settings.width < 128
 
 
 def test_half_precision_rounds_the_products_and_nothing_else() -> None:
