@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor, nn
 
 from methods.draws import seeded
+from methods.networks import LOW_DIM as LOW_DIM
 from methods.networks import NetworkFactory
 from methods.solvers import Flow, Solver, Velocity
 
@@ -30,7 +31,6 @@ Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``field(x (B, D), z (B,))``: the unit direction (B, D+1) and log|E| (B,) up to a constant."""
 
 MODEL_SAMPLES = 4096  # of each distribution, which Method.model is given by default
-LOW_DIM = 8  # up to here field lines bulge far out of the data; defaults differ above it
 DIAGNOSTIC = "field_"  # how the names of diagnostics begin
 
 

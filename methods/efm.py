@@ -172,7 +172,8 @@ class ElectrostaticFieldMatching(CapacitorMethod):
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         if self.lines == "forward":
-            return FieldModel(network, source, target, self.plate_distance, self.sigma or 0.0)
+            sigma = None if self.gamma else (self.sigma or 0.0)
+            return FieldModel(network, source, target, self.plate_distance, sigma)
         return TwoPlates(network, source, target, self.plate_distance)
 
     def field(self, model: nn.Module) -> CapacitorField:

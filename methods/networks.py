@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+LOW_DIM = 8  # up to here field lines bulge far out of the data; defaults differ above it
 SKIP_DIM = 16
 UNET_SIDE = 16
 IDLE = {"unet": ("width", "depth", "skip", "match"), "mlp": ("unet", "dropout")}
@@ -34,7 +35,8 @@ class NetworkSettings(BaseModel):
     with the same choices for every method that can have them:
 
     * ``inputs`` and ``embedding``: what the network sees of a point and of the scalar
-      (:class:`ScaledNetwork`);
+      (:class:`ScaledNetwork`); ``auto`` is ``radial`` and ``ends`` up to ``LOW_DIM`` dimensions,
+      ``standardised`` and ``full`` above;
     * ``precondition``: the model is a x + b F(c x, s), with a, b, c such that inputs and outputs of
       F have unit variance (Karras et al., NeurIPS 2022, section 5); ``off``: the output of F in the
       units of the data;
@@ -51,8 +53,8 @@ class NetworkSettings(BaseModel):
     width: int = Field(128, ge=1, le=16_384)
     depth: int = Field(3, ge=1, le=1_000)
     skip: Literal["auto", "on", "off"] = "auto"
-    inputs: Literal["radial", "standardised", "raw"] = "radial"
-    embedding: Literal["full", "plain", "cosine", "ends"] = "full"
+    inputs: Literal["auto", "radial", "standardised", "raw"] = "auto"
+    embedding: Literal["auto", "full", "plain", "cosine", "ends"] = "auto"
     precondition: Literal["on", "off"] = "on"
     far_field: Literal["auto", "on", "off"] = "auto"
     match: Literal["parameters", "none"] = "parameters"
@@ -307,13 +309,18 @@ class ScaledNetwork(nn.Module):
         layer: float | None = None,
     ) -> None:
         super().__init__()
-        self.inputs, self.kind = network.settings.inputs, network.settings.embedding
+        dim, settings = math.prod(network.shape), network.settings
+        self.inputs, self.kind = settings.inputs, settings.embedding
+        if self.inputs == "auto":
+            self.inputs = "radial" if dim <= LOW_DIM else "standardised"
+        if self.kind == "auto":
+            self.kind = "ends" if dim <= LOW_DIM else "full"
         self.low, self.high = span
         self.layer = LAYER * (self.high - self.low) if layer is None else layer
         self.cosines = CosineEmbedding()
         size = self.cosines.size
         scalars = {"full": size + 2, "plain": 1, "cosine": size, "ends": 2}[self.kind]
-        radial, dim = self.inputs == "radial", math.prod(network.shape)
+        radial = self.inputs == "radial"
         self.network = network(scalars + radial, outputs, extra_inputs=dim * radial)
 
     def forward(self, x: Tensor, v: Tensor, s: Tensor, height: Tensor | None = None) -> Tensor:

@@ -29,8 +29,9 @@ class FieldModel(Standardised):
     quadrupoles of the plates are left, of first order beside the dipole of the pair, like g.
 
     Without, and preconditioned, f is the direction of (v / L, 1), in which the network corrects the
-    best linear guess of the velocity v along segments at t = z / L
-    (:class:`~methods.flow.Segments`): so f_z > 0, as between the plates. Else it is the network.
+    best linear guess of the velocity v at t = z / L along segments with noise of level ``sigma``
+    (:class:`~methods.flow.Segments`): so f_z > 0, as between the plates. Else, and where ``sigma``
+    is None since what is learned has other lengths, f is the network.
     """
 
     def __init__(
@@ -39,15 +40,16 @@ class FieldModel(Standardised):
         source: Tensor,
         target: Tensor,
         plate_distance: float,
-        sigma: float = 0.0,
+        sigma: float | None = 0.0,
     ) -> None:
         super().__init__(torch.cat([source, target]))
-        self.plate_distance, self.sigma = plate_distance, sigma
+        self.plate_distance, self.sigma = plate_distance, sigma or 0.0
         settings, self.dim = network.settings, source.shape[1]
         self.far_field = settings.far_field == "on" or (
             settings.far_field == "auto" and self.dim <= LOW_DIM
         )
-        self.preconditioned = settings.precondition == "on" and not self.far_field
+        along_segments = sigma is not None and not self.far_field
+        self.preconditioned = along_segments and settings.precondition == "on"
         self.centres = nn.Buffer(torch.stack([source.mean(0), target.mean(0)]))  # (2, D)
         self.radii = nn.Buffer(torch.stack([rms_radius(source), rms_radius(target)]))  # (2,)
         self.segments = Segments(source, target)

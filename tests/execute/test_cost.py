@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench.cell.context import CellContext
+from bench.cell.draws import build_model
 from bench.config.cell import Cell
 from bench.config.grid import Spec
 from bench.config.options import RunOptions
@@ -28,8 +30,7 @@ def one_cell(method: str, task: str = "gaussian_to_digits", **settings: Any) -> 
 @pytest.mark.parametrize("method", ["efm", "fm", "pfgm", "vp"])
 def test_parameters_are_those_of_the_model(method: str, architecture: str) -> None:
     cell = one_cell(method, **{"network.architecture": architecture})
-    samples = torch.randn(256, 64)
-    model = cell.build_method().model(cell.network.factory(1, 8, 8), samples, samples)
+    model = build_model(CellContext.of(cell))
     found = cost_of(cell).parameters
     assert found == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -44,8 +45,9 @@ def test_every_method_has_an_estimate(method: str, precision: str) -> None:
 
 def test_operations_of_an_mlp() -> None:
     """Two for each weight and sample, three times in training, twice a step of Heun's method."""
-    cell = one_cell("fm", "gaussian_to_swiss_roll", **{"train.steps": 100, "eval.n": 1000})
-    inputs, width = 2 + 8, 128
+    plain = {"network.inputs": "raw", "network.embedding": "plain"}
+    cell = one_cell("fm", "gaussian_to_swiss_roll", **{"train.steps": 100, "eval.n": 1000}, **plain)
+    inputs, width = 2 + 1, 128
     weights = inputs * width + 2 * width * width + width * 2
     samples = 100 * 512 * 3 + 1000 * 25 * 2
     assert cost_of(cell).operations == 2 * weights * samples

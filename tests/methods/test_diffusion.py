@@ -214,7 +214,9 @@ def test_a_solver_of_odes_is_refused_for_the_sde() -> None:
 def test_vp_network_sees_unit_variance_and_the_log_of_the_ratio(t: float) -> None:
     method = VP()
     data = around(5.0, 3.0)
-    model = method.model(given(Constant(0.0), inputs="standardised"), data, data).double()
+    model = method.model(
+        given(Constant(0.0), inputs="standardised", embedding="plain"), data, data
+    ).double()
     alpha, sigma = method.schedule(torch.tensor(t, dtype=torch.float64))
     y = 5 + 3 * normal(50_000, 2)
     x = alpha * y + sigma * normal(50_000, 2, seed=1)
@@ -299,7 +301,7 @@ def untrained(
     """A denoiser of data around 5 with deviation 3 whose network gives a constant."""
     aug_dim = "inf" if math.isinf(freedom) else int(freedom)
     method = PoissonFlowPlus(aug_dim=aug_dim, sigma_min=levels[0], sigma_max=levels[1])
-    network = given(Constant(outputs), inputs="standardised")
+    network = given(Constant(outputs), inputs="standardised", embedding="plain")
     return Denoiser(method, network, around(5.0, 3.0)).double()
 
 

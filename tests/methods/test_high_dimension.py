@@ -215,7 +215,8 @@ def exact_lines(
 ) -> Transport:
     """The lines of ``start`` by ``efm-exact``; the parts of the answer fit each other."""
     dim = start.shape[1]
-    method = METHODS["efm-exact"].create(dim, L=L, charges=len(positive), **settings)
+    settings = {"lines": "forward", "L": L, "charges": len(positive)} | settings
+    method = METHODS["efm-exact"].create(dim, **settings)
     model = method.model(None, positive, negative)  # type: ignore[arg-type]
     result = method.transport(model, start, solver, path=True, rng=rng(3))
     assert result.path is not None
