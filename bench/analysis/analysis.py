@@ -10,7 +10,15 @@ import pandas as pd
 
 from bench.analysis import curves, significance
 from bench.analysis.fairness import fairness
-from bench.analysis.leaderboard import GROUP, ablation, aggregate, axes, leaderboard, with_setting
+from bench.analysis.leaderboard import (
+    GROUP,
+    ablation,
+    aggregate,
+    axes,
+    leaderboard,
+    metrics_long,
+    with_setting,
+)
 from bench.analysis.overall import Overall, overall
 from bench.analysis.results import fixed_columns, results
 from bench.store.records import Record, read_records
@@ -54,6 +62,11 @@ class Analysis:
         return leaderboard(self.rows)
 
     @cached_property
+    def metrics_long(self) -> pd.DataFrame:
+        """``metrics_long.csv``."""
+        return metrics_long(self.rows)
+
+    @cached_property
     def tasks(self) -> dict[str, pd.DataFrame]:
         """The rows of the leaderboard of each task."""
         return {str(task): rows for task, rows in self.board.groupby("task", sort=False)}
@@ -74,9 +87,15 @@ class Analysis:
         return {str(task): fairness(rows) for task, rows in self.rows.groupby("task", sort=False)}
 
     @cached_property
-    def overall(self) -> Overall:
-        """Ranks over the tasks; its table is ``overall.csv``."""
+    def overall(self) -> dict[str, Overall]:
+        """Ranks and scores over the tasks of each kind."""
         return overall(self.rows)
+
+    def over_tasks(self, table: str) -> pd.DataFrame:
+        """A table of :class:`Overall`, of all kinds of tasks: ``<name>.csv`` of its name."""
+        tables = {kind: getattr(found, table) for kind, found in self.overall.items()}
+        both: pd.DataFrame = pd.concat(tables, names=["kind"]).reset_index("kind")
+        return both.reset_index(drop=True)
 
     @cached_property
     def ablations(self) -> dict[str, pd.DataFrame]:

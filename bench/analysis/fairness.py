@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.analysis.references import is_exact
 from bench.analysis.words import few, settings_text, value_text
 from bench.config.settings import SECTIONS, public_fields
 from datasets import TASKS
@@ -17,6 +18,8 @@ from methods.networks import NetworkSettings
 
 MAX_VALUES, MAX_NAMES = 3, 8  # values of a setting, and methods, that a sentence names
 BUDGET = ["steps", "batch", "accumulate", *public_fields(NetworkSettings)]
+POINTS = "training points"
+COUNTED = ["parameters", POINTS, "charges", "method_charges"]
 UNSAID = {"accumulate": 1, "architecture": "auto"}  # not named where all have this value
 # Hashes of the networks that images are seen through, and what they evaluate.
 NETWORKS = {"classifier_hash": "fd_classifier and all that the classifier says"}
@@ -32,14 +35,19 @@ def fairness(rows: pd.DataFrame) -> str:
 def budget(rows: pd.DataFrame) -> str:
     """Whether the trained methods of a task have one budget, and what NFE all have, in words.
 
-    The budget is training steps, batch and network; the learning rate and what else is tuned are no
-    part of it, and stand in ``changed``. Only cells that are done count. A setting with several
-    values is equal if every method was run with all of them.
+    The budget is training steps, batch and network, the number of its weights, the points it was
+    trained on (steps x batch x accumulate), and the charges of a field, where a method has some;
+    the learning rate and what else is tuned are no part of it, and stand in ``changed``. Only cells
+    that are done count. A setting with several values is equal if every method was run with all of
+    them.
     """
     done = rows[rows["status"] == "done"]
-    names = [name for name in BUDGET if name in done]
-    names = [name for name in names if set(done[name].dropna()) != {UNSAID.get(name)}]
-    given = {name: values for name in names if (values := _values(done, name))}
+    trained = done[~is_exact(done)].copy()
+    points = trained["steps"] * trained["batch"] * trained.get("accumulate", 1)
+    trained = trained.assign(**{POINTS: points})
+    names = [name for name in [*BUDGET, *COUNTED] if name in trained]
+    names = [name for name in names if set(trained[name].dropna()) != {UNSAID.get(name)}]
+    given = {name: values for name in names if (values := _values(trained, name))}
     equal = [f"{name}={_words(values)}" for name, values in given.items() if len(values) == 1]
     other = [f"{name}={_words(values)}" for name, values in given.items() if len(values) > 1]
     parts = []
@@ -81,13 +89,14 @@ def comparability(rows: pd.DataFrame) -> str:
 
 
 def _values(rows: pd.DataFrame, name: str) -> Values:
-    """A method without a value has nothing to train, and is left out."""
+    """A method without a value does not have the setting, and is left out."""
     methods: Values = {}
     for method, values in rows.groupby("method")[name]:
         # Numbers by size, words behind them.
         known = sorted(values.dropna().unique(), key=lambda value: (isinstance(value, str), value))
         if known:
-            methods.setdefault(tuple(map(value_text, known)), []).append(str(method))
+            text = "{:,.0f}".format if name in COUNTED else value_text
+            methods.setdefault(tuple(map(text, known)), []).append(str(method))
     return methods
 
 

@@ -1,4 +1,4 @@
-"""The leaderboard, one row a task, method and setting, and the ablations: a table an axis."""
+"""The leaderboard, one row a task, method and setting; the ablations; which metric ranks a task."""
 
 from typing import Any
 
@@ -7,7 +7,21 @@ import pandas as pd
 from scipy import stats
 
 from bench.analysis.fairness import changed
-from bench.analysis.results import LAST, TRAILING, is_diagnostic, metric_columns
+from bench.analysis.references import (
+    BASELINE,
+    EXACT,
+    METHOD,
+    baselines,
+    is_exact,
+    score,
+)
+from bench.analysis.results import (
+    LAST,
+    TRAILING,
+    is_diagnostic,
+    metric_columns,
+    reference_columns,
+)
 from bench.analysis.words import SPLIT, few, settings_text
 from bench.metrics import METRICS
 from bench.metrics.base import main_metrics
@@ -18,13 +32,17 @@ CONFIDENCE = 0.95
 COSTS = ["landed", *MEMORY, "nfe"]
 COSTS += ["train_seconds", "sample_seconds", "peak_memory_mb", "parameters"]
 BUDGET = ["steps", "batch"]
+MAIN = {"main_mean": "mean", "main_low": "ci_low", "main_high": "ci_high", "main_rank": "rank"}
 GROUP = ["task", "method", "setting"]
+COPIED, IDEAL_COPIED, MANY_COPIED = "copied", 0.05, 0.1
+"""The share of samples nearer to the training set than 95% of held-out ones; more is copying."""
 COMMON_SETTINGS = ["lr", *BUDGET]  # where these differ between rows, every table names them
 
 
 def varying(results: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
     """The settings with more than one value, for each task and method; none is no value."""
-    fixed = {"task", "method", "seed", *metric_columns(), *TRAILING, *LAST} - set(BUDGET)
+    fixed = {"task", "method", "seed", *metric_columns(), *reference_columns(), *TRAILING, *LAST}
+    fixed -= set(BUDGET)
     columns = [name for name in map(str, results) if name not in fixed and not is_diagnostic(name)]
     several = results.groupby(["task", "method"])[columns].nunique() > 1
     return {
@@ -69,8 +87,10 @@ def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     size = int(first.sum())
     done = (results["status"] == "done").to_numpy()
     skipped = (results["status"] == "skipped").to_numpy()
-    means = [*(str(name) for name in results if is_diagnostic(str(name))), *COSTS]
-    measured = [column for name in METRICS for column in (name, f"{name}_floor")]
+    perfect = [f"{name}_perfect" for name in METRICS if f"{name}_perfect" in results]
+    known = [name for name in ("score", f"{COPIED}_low") if name in results]
+    means = [*(str(name) for name in results if is_diagnostic(str(name))), *COSTS, *known]
+    measured = [*(column for name in METRICS for column in (name, f"{name}_floor")), *perfect]
     values = results[done].reindex(columns=[*measured, *means]).astype(float).groupby(group[done])
     mean, deviation, count = (
         frame.reindex(range(size)) for frame in (values.mean(), values.std(), values.count())
@@ -90,6 +110,8 @@ def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
             f"{name}_ci_high": mean[name] + half[name],
             f"{name}_floor": mean[f"{name}_floor"],
         }
+        if f"{name}_perfect" in perfect:
+            columns[f"{name}_perfect"] = mean[f"{name}_perfect"]
     columns |= {name: mean[name] for name in means}
     budget = [column for column in BUDGET if column not in keys]
     columns |= {column: results.loc[first, column].to_numpy() for column in budget}
@@ -102,21 +124,81 @@ def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return pd.concat([names, pd.DataFrame(columns)], axis=1)
 
 
-def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
-    """One row a task and method (and setting, where a method has several), with ranks.
+def with_references(results: pd.DataFrame) -> pd.DataFrame:
+    """``results`` with ``setting``, ``role``, ``main_metric`` and ``score``; below them baselines.
 
-    ``<metric>_rank`` orders the means of a task, 1 the best: the smallest, the largest, or the
-    nearest to the ideal, as the metric says. Who lacks a seed has none: those that diverged would
-    have made the mean worse. ``changed`` has the settings that are not the defaults.
+    The main metric of a task is that of :func:`main_distance` of the means of its methods and exact
+    rows. The other columns are of :mod:`bench.analysis.references`.
     """
     rows = with_setting(results)
-    board = aggregate(rows, GROUP)
-    complete = board["count"] == board["tried"]
-    for name, metric in METRICS.items():
-        loss = metric.loss(board[f"{name}_mean"].where(complete))
+    done = rows[rows["status"] == "done"].reindex(columns=[*GROUP, *main_metrics()])
+    means = done.groupby(GROUP, sort=False).mean().reset_index()
+    main = {str(task): main_distance(own, "") for task, own in means.groupby("task")}
+    sets = baselines(results)
+    role = [*np.where(is_exact(rows), EXACT, METHOD), *([BASELINE] * len(sets))]
+    rows = pd.concat([rows, sets], ignore_index=True).copy() if len(sets) else rows.copy()
+    return rows.assign(role=role, main_metric=rows["task"].map(main), score=score(rows, main))
+
+
+def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
+    """One row a task and method (and setting, where a method has several), and its references.
+
+    It begins with the main metric, its mean and interval over seeds, its rank, and the mean of
+    :func:`bench.analysis.references.score`. ``<metric>_rank`` orders the means of a task, 1 the
+    best: the smallest, the largest, or the nearest to the ideal, as the metric says; costs have
+    none. Who lacks a seed has no rank: those that diverged would have made the mean worse; nor has
+    what does not compete (``role`` is not ``method``). ``copies`` says that the samples repeat
+    training data (:func:`_copies`), ``changed`` has the settings that are not the defaults.
+    """
+    rows, keys = with_references(results), [*GROUP, "role"]
+    board = aggregate(rows, keys).assign(changed=changed(rows.drop_duplicates(keys)))
+    tasks, roles = list(board["task"].unique()), [METHOD, EXACT, BASELINE]
+    place = len(roles) * board["task"].map(tasks.index) + board["role"].map(roles.index)
+    board = board.iloc[np.argsort(place, kind="stable")].reset_index(drop=True)
+    competes = (board["role"] == METHOD) & (board["count"] == board["tried"])
+    for name in (name for name, metric in METRICS.items() if metric.ranked):
+        loss = METRICS[name].loss(board[f"{name}_mean"].where(competes))
         rank = loss.groupby(board["task"]).rank(method="min").astype("Int64")
         board.insert(list(board).index(f"{name}_floor") + 1, f"{name}_rank", rank)
-    return board.assign(changed=changed(rows.drop_duplicates(GROUP)))
+    main = board["task"].map(dict(zip(rows["task"], rows["main_metric"], strict=True)))
+    first = pd.DataFrame({"main_metric": main})
+    for part, column in MAIN.items():
+        first[part] = pd.Series(np.nan, index=board.index)
+        for name, own in board.groupby(main):
+            first.loc[own.index, part] = own[f"{name}_{column}"].astype(float)
+    first = first.assign(main_rank=first["main_rank"].astype("Int64"))
+    rest = board.drop(columns=[*GROUP, "score", "role"]).assign(copies=_copies(board))
+    return pd.concat([board[GROUP], first, board[["score", "role"]], rest], axis=1)
+
+
+def _copies(board: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether more samples than chance explains are as near to the training set as few others.
+
+    ``copied`` is the share of samples that are nearer to the training set than 95% of held-out ones
+    are, so .05 is what new samples have. More is copying where the lower end of the interval, its
+    mean over seeds, says so; without an interval from .1 on.
+    """
+    low = board.get(f"{COPIED}_low", pd.Series(np.nan, index=board.index))
+    value = board.get(f"{COPIED}_mean", low)
+    return (low > IDEAL_COPIED).where(low.notna(), value > MANY_COPIED)
+
+
+def metrics_long(results: pd.DataFrame) -> pd.DataFrame:
+    """One row a task, method, setting, seed and metric with a value: ``metrics_long.csv``.
+
+    ``low`` and ``high`` are the ends of the interval within the seed, ``floor`` is the metric of a
+    second target set (of costs the optimal cost, else the ideal), ``perfect`` that of a known exact
+    map. The reference samples are methods here.
+    """
+    rows = with_references(results)
+    rows = rows[rows["status"] == "done"]
+    found = []
+    for name in (name for name in METRICS if name in rows):
+        own = rows[rows[name].notna()]
+        parts = {part: own.get(f"{name}_{part}") for part in ("low", "high", "floor", "perfect")}
+        found.append(own[[*GROUP, "seed"]].assign(metric=name, value=own[name], **parts))
+    order = pd.concat(found)
+    return order.sort_index(kind="stable").reset_index(drop=True)
 
 
 def axes(results: pd.DataFrame) -> list[str]:
@@ -176,8 +258,9 @@ def best(rows: pd.DataFrame, most: int) -> pd.DataFrame:
     if len(rows) <= most:
         return rows
     distance = main_distance(rows)
-    score = rows[f"{distance}_mean"] if distance else pd.Series(np.nan, index=rows.index)
-    return rows.loc[in_turn(score, rows["method"], most)]
+    nothing = pd.Series(np.nan, index=rows.index)
+    loss = METRICS[distance].loss(rows[f"{distance}_mean"]) if distance else nothing
+    return rows.loc[in_turn(loss, rows["method"], most)]
 
 
 def in_turn(score: "pd.Series[float]", method: "pd.Series[str]", most: int) -> "pd.Index[Any]":

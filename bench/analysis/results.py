@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from bench.metrics import METRICS
-from bench.store.records import MEMORY, Record
+from bench.store.records import MEMORY, REFERENCES, Record
 from methods.base import DIAGNOSTIC
 from methods.networks import IDLE
 
@@ -19,6 +19,7 @@ TRAILING = [
 SEEN = ["classifier_hash", "classifier_accuracy", "fid_weights_hash", "fid_reason"]
 LAST = ["evaluated", "landed", *MEMORY, *SEEN, "id"]
 NAMES = ["task", "method", "seed", "task_version", "setting", "count", "note"]
+NAMES += ["role", "main_metric", "score"]
 
 
 def metric_columns() -> list[str]:
@@ -27,9 +28,14 @@ def metric_columns() -> list[str]:
     return [f"{name}{part}" for name in METRICS for part in parts]
 
 
+def reference_columns() -> list[str]:
+    """The columns of every metric of the reference samples: ``<metric>_perfect``, and so on."""
+    return [f"{name}_{reference}" for name in METRICS for reference in REFERENCES]
+
+
 def fixed_columns() -> frozenset[str]:
     """Columns that are no settings: a setting of such a name has the column ``method_<name>``."""
-    return frozenset([*NAMES, *TRAILING, *LAST, *metric_columns()])
+    return frozenset([*NAMES, *TRAILING, *LAST, *metric_columns(), *reference_columns()])
 
 
 def is_diagnostic(column: str) -> bool:
@@ -57,17 +63,22 @@ def row(record: Record) -> dict[str, Any]:
         for name, value in own.items():
             taken = name in found or name in settings or name in fixed or is_diagnostic(name)
             found[f"{owner}_{name}" if taken else name] = value
-    metrics = {name: value for name, value in record.metrics.items() if name in fixed}
+    known = {f"{name}_{k}": v for k, own in record.references.items() for name, v in own.items()}
+    metrics = {name: v for name, v in (record.metrics | known).items() if name in fixed}
     diagnostics = {name: value for name, value in record.diagnostics.items() if is_diagnostic(name)}
     rest = {key: getattr(record, key) for key in [*TRAILING, *LAST] if key not in settings}
     return {**found, **settings, **metrics, **diagnostics, **rest}
 
 
 def results(records: Iterable[Record]) -> pd.DataFrame:
-    """All records as a table: ``LEADING``, other settings, metrics, diagnostics, the rest."""
+    """All records as a table: ``LEADING``, other settings, metrics, diagnostics, the rest.
+
+    Reference samples have columns only where a record has values of them.
+    """
     rows = [row(record) for record in records]
     used = list(dict.fromkeys(key for row in rows for key in row))
-    rest = [*metric_columns(), *filter(is_diagnostic, used), *TRAILING, *LAST]
+    known = [name for name in reference_columns() if name in used]
+    rest = [*metric_columns(), *known, *filter(is_diagnostic, used), *TRAILING, *LAST]
     fixed = {*LEADING, *rest}
     settings = [key for key in used if key not in fixed]
     frame = pd.DataFrame(rows, columns=[*LEADING, *settings, *rest])

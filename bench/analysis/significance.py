@@ -1,11 +1,13 @@
 """Which differences on a task are more than chance: paired tests over the seeds that share data.
 
-What competes is a method with its setting; it is evaluated by the main distance of the task
-(:func:`bench.analysis.leaderboard.main_distance`; smaller is better). All methods of one task and
-seed are trained and evaluated on the same data, so the difference of two methods is taken seed by
-seed: what the draw of the data does to both cancels.
+What competes is a trained method with its setting; it is evaluated by the main metric of the task
+(:func:`bench.analysis.leaderboard.main_distance`). All methods of one task and seed are trained and
+evaluated on the same data, so two methods are compared seed by seed: what the draw of the data does
+to both cancels. Distances are compared by their logarithms, since their spread grows with their
+size: a difference is the logarithm of a ratio.
 """
 
+import math
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -23,63 +25,78 @@ from bench.analysis.leaderboard import (
     main_distance,
     with_setting,
 )
-from bench.analysis.words import few, name_of, settings_text
-from bench.config.settings import public_fields
-from datasets import TASKS
+from bench.analysis.references import data_words, is_exact
+from bench.analysis.words import few, name_of
+from bench.metrics import METRICS
 
 LEVEL = 1 - CONFIDENCE  # chance of calling a difference significant where there is none
+MIN_SEEDS = 3  # with two a difference must be 135 standard deviations to be significant
 MAX_COMPETITORS = 12  # of more the best are compared: the number of pairs grows with the square
 MAX_NAMES = 6  # in a line of words
 ROUNDING = 1e-9  # differences below this part of the values: an equal result, or an equal shift
-DRAWN = ("eval_n", "eval_draws", "eval_split")  # what the evaluation says about the data drawn
 SAME = "no significant difference"
-UNTESTED = "not tested: fewer than 2 shared seeds"
+UNTESTED = f"not tested: fewer than {MIN_SEEDS} shared seeds"
 SIDES = ["method_a", "setting_a", "method_b", "setting_b"]
 COLUMNS = [
     *("task", "data", "metric", *SIDES, "shared_seeds", "mean_a", "mean_b"),
-    *("difference", "ci_low", "ci_high", "p", "p_holm", "verdict", "note"),
+    *("ratio", "ratio_low", "ratio_high", "scale", "difference", "ci_low", "ci_high"),
+    *("p", "p_holm", "verdict", "note"),
 ]
 
 Values = NDArray[np.float64]
 
 
 class Paired(NamedTuple):
-    """A paired comparison; the difference is a - b, with its 95% interval."""
+    """A paired comparison of a with b, with 95% intervals."""
 
     shared_seeds: int
-    mean_a: float
-    mean_b: float
-    difference: float
-    ci_low: float
-    ci_high: float
-    p: float
+    mean_a: float = np.nan
+    mean_b: float = np.nan
+    ratio: float = np.nan  # the geometric mean of a / b
+    ratio_low: float = np.nan
+    ratio_high: float = np.nan
+    scale: str = ""  # of the difference: ``log``, or ``plain`` where a value has no logarithm
+    difference: float = np.nan  # the mean of log a - log b
+    ci_low: float = np.nan
+    ci_high: float = np.nan
+    p: float = np.nan
 
 
 def paired(a: Values, b: Values) -> Paired:
-    """The paired t-test of two competitors over the seeds that both have.
+    """The paired t-test of the logarithms of two competitors over the seeds that both have.
 
-    Differences that are the same on every seed have no spread, and t says nothing: if they are
-    zero, p is 1; if not, p is 2^(1-n), that of the test over all signs of the differences, which
-    needs no spread. Both have no interval. What is not defined is NaN.
+    Values that are not all positive (a distance that is clipped at its ideal, say) have no
+    logarithms, and are compared as they are, without a ratio. Fewer than ``MIN_SEEDS`` shared seeds
+    are not tested. Differences that are the same on every seed have no spread, and t says nothing:
+    if they are zero, p is 1; if not, p is 2^(1-n), that of the test over all signs of the
+    differences, which needs no spread. Both have no interval. What is not defined is NaN.
 
     Args:
-        a, b: values by seed, shape (seeds,); NaN where a competitor lacks the seed.
+        a, b: values by seed, smaller is better, shape (seeds,); NaN where a competitor lacks the
+            seed.
     """
     shared = np.isfinite(a) & np.isfinite(b)
     a, b, n = a[shared], b[shared], int(shared.sum())
     if n == 0:
-        return Paired(0, *[np.nan] * 6)
-    rounding = ROUNDING * max(np.abs(a).max(), np.abs(b).max())
-    difference = a - b
+        return Paired(0)
+    logs = bool(min(a.min(), b.min()) > 0)
+    x, y = (np.log(a), np.log(b)) if logs else (a, b)
+    rounding = ROUNDING * (1 if logs else max(np.abs(a).max(), np.abs(b).max()))
+    difference = x - y
     difference[np.abs(difference) <= rounding] = 0.0
     mean = float(difference.mean())
     low = high = p = np.nan
-    if n > 1 and difference.std(ddof=1) <= rounding:
+    if n >= MIN_SEEDS and difference.std(ddof=1) <= rounding:
         p = 2.0 ** (1 - n) if mean else 1.0
-    elif n > 1:
-        test = stats.ttest_rel(a, b)
+    elif n >= MIN_SEEDS:
+        test = stats.ttest_rel(x, y)
         p, (low, high) = float(test.pvalue), map(float, test.confidence_interval(CONFIDENCE))
-    return Paired(n, float(a.mean()), float(b.mean()), mean, low, high, p)
+    compared = Paired(n, float(a.mean()), float(b.mean()))
+    compared = compared._replace(difference=mean, ci_low=low, ci_high=high, p=p, scale="plain")
+    if not logs:
+        return compared
+    ratio, least, most = map(math.exp, (mean, low, high))
+    return compared._replace(ratio=ratio, ratio_low=least, ratio_high=most, scale="log")
 
 
 def holm(p: Values) -> Values:
@@ -99,37 +116,17 @@ def holm(p: Values) -> Values:
     return corrected
 
 
-def data_words(results: pd.DataFrame) -> "pd.Series[str]":
-    """For each row what its data have of their own, in words: ``std=0.1``.
-
-    Cells of one task and seed share data if the task's version and parameters and ``DRAWN``
-    agree. Empty where they agree in all cells of the task. Of tasks that are not
-    registered the parameters are not known; they count as settings of the methods.
-    """
-    words = pd.Series("", index=results.index, dtype=object)
-    for task, rows in results.groupby("task", sort=False):
-        columns = rows[[name for name in ["task_version", *DRAWN] if name in rows]].copy()
-        for name in public_fields(TASKS[str(task)]) if task in TASKS else []:
-            own = rows.get(name, pd.Series(np.nan, index=rows.index))
-            prefixed = rows.get(f"task_{name}")  # where the method has a hyperparameter so named
-            columns[name] = own if prefixed is None else prefixed.where(prefixed.notna(), own)
-        differing = columns.loc[:, columns.nunique() > 1]
-        if differing.shape[1]:
-            words.loc[rows.index] = np.array(settings_text(differing), dtype=object)
-    return words
-
-
 def pairs(results: pd.DataFrame) -> pd.DataFrame:
-    """Every two competitors of a task, compared over the seeds whose data they share.
+    """Every two trained competitors of a task, compared over the seeds whose data they share.
 
     One row a pair, the better mean as ``a``, the best of the task first; who lacks a seed comes
-    last, since those that diverged might have been worse. ``shared_seeds``, both
-    means over these, ``difference`` (a - b) with its 95% interval, ``p`` of :func:`paired`,
-    ``p_holm`` corrected over the pairs of the task (:func:`holm`), and the ``verdict`` at 5% after
-    that correction, in words. The interval is not corrected, so it may leave zero out where the
-    verdict finds no difference. Of more than ``MAX_COMPETITORS`` competitors the best of each
-    method in turn are compared, and ``note`` says so. Where a task was run with several data
-    (``data``: its parameters, the settings of the evaluation), each is a comparison of its own.
+    last, since those that diverged might have been worse. ``shared_seeds``, both means over these
+    (of :meth:`bench.metrics.Metric.loss`), the numbers of :func:`paired`, ``p_holm`` corrected over
+    the pairs of the task (:func:`holm`), and the ``verdict`` at 5% after that correction, in words.
+    The intervals are not corrected, so one may leave no difference out where the verdict finds
+    none. Of more than ``MAX_COMPETITORS`` competitors the best of each method in turn are compared,
+    and ``note`` says so. Where a task was run with several data (``data``: its parameters, the
+    settings of the evaluation), each is a comparison of its own.
     """
     # In place of a column of that name: a task may have such a parameter.
     rows = with_setting(results).assign(data=data_words(results))
@@ -146,13 +143,15 @@ def _compare(board: pd.DataFrame, rows: pd.DataFrame) -> list[dict[str, Any]]:
     metric = main_distance(board)
     if metric is None:
         return []
-    every = board[board[f"{metric}_mean"].notna()]
+    every = board[board[f"{metric}_mean"].notna() & ~is_exact(board)]
     chosen = best(every, MAX_COMPETITORS)
-    chosen = chosen.assign(lacking=chosen["count"] < chosen["tried"])
-    chosen = chosen.sort_values(["lacking", f"{metric}_mean"], kind="stable", ignore_index=True)
+    loss = METRICS[metric].loss(chosen[f"{metric}_mean"])
+    chosen = chosen.assign(lacking=chosen["count"] < chosen["tried"], loss=loss)
+    chosen = chosen.sort_values(["lacking", "loss"], kind="stable", ignore_index=True)
     places = chosen[["method", "setting"]].assign(place=chosen.index)
     placed = rows[["method", "setting", "seed", metric]].merge(places)
     by_seed = placed.pivot_table(index="seed", columns="place", values=metric).to_numpy(float)
+    by_seed = METRICS[metric].loss(by_seed)
     words = cut(every, MAX_COMPETITORS)
     task = {"task": board["task"].iloc[0], "data": board["data"].iloc[0], "metric": metric}
     task["note"] = f"{words}; chosen by the same results" if words else ""
@@ -178,7 +177,7 @@ def against_best(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 
 def remarks(comparisons: pd.DataFrame) -> dict[str, str]:
-    """For each task, of :func:`pairs`, a line on its best and who does not differ; one a data."""
+    """For each task, of :func:`pairs`, a line on its best and who differs; one a data."""
     lines: dict[str, list[str]] = {}
     for (task, data), rows in comparisons.groupby(["task", "data"], sort=False):
         lines.setdefault(str(task), []).append(": ".join(filter(None, (str(data), _remark(rows)))))
@@ -187,28 +186,19 @@ def remarks(comparisons: pd.DataFrame) -> dict[str, str]:
 
 def _remark(every: pd.DataFrame) -> str:
     """The line of one task, from its pairs."""
+    pairs = against_best(every)
+    first = name_of(*pairs[SIDES[:2]].iloc[0])
     found: dict[str, list[str]] = {}
-    alike = []
-    first = name_of(*every[SIDES[:2]].iloc[0])
-    for *sides, verdict in every[[*SIDES, "verdict"]].itertuples(index=False, name=None):
-        a, b = name_of(*sides[:2]), name_of(*sides[2:])
-        if a == first:
-            found.setdefault(verdict, []).append(b)
-        elif verdict == SAME:
-            alike.append(f"{a} and {b}")
+    for method, setting, verdict in pairs[[*SIDES[2:], "verdict"]].itertuples(False, None):
+        found.setdefault(verdict, []).append(name_of(method, setting))
     parts = [f"best: {first}"]
-    spoken = {UNTESTED: "not tested, fewer than 2 shared seeds"}
-    spoken |= {f"{first} is better": "significantly better than", SAME: f"{SAME} from it"}
-    for verdict, words in spoken.items():
+    spoken = {f"{first} is better": "significantly better than", SAME: f"{SAME} from"}
+    for verdict, words in (spoken | {UNTESTED: "not tested"}).items():
         if verdict in found:
-            parts.append(f"{words}: {few(found.pop(verdict), MAX_NAMES, ', ')}")
+            parts.append(f"{words} {few(found.pop(verdict), MAX_NAMES, ', ')}")
     # A mean over other seeds can order two competitors otherwise than the seeds they share.
     parts += [f"over the seeds they share {verdict}" for verdict in found]
-    if seeds := sorted({int(n) for n in against_best(every)["shared_seeds"] if n > 1}):
-        counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        parts[-1] += f" (paired t over {counts} shared seeds, Holm)"
-    if alike:
-        parts.append(f"{SAME} either between {few(alike, MAX_NAMES, ', ')}")
-    if note := every["note"].iloc[0]:
-        parts.append(f"compared: {note}")
-    return "; ".join(parts)
+    tested = sorted(set(pairs.loc[pairs["p"].notna(), "shared_seeds"]))
+    counts = " to ".join(map(str, dict.fromkeys([*tested[:1], *tested[-1:]])))
+    how = f"paired t of logarithms over {counts} seeds, Holm" if tested else UNTESTED.split(": ")[1]
+    return f"{'; '.join(parts)} ({how})"

@@ -64,6 +64,8 @@ class Metric:
     better: Literal["lower", "higher", "nearest"] = "lower"
     """Which values are better; ``nearest`` to the ideal."""
     ideal: float = 0.0
+    ranked: bool = True
+    """Rows are ordered by it. Costs are not: a map that shrinks is cheap, and not better."""
     max_dim: int | None = None
     """Above this dimension the metric is left out, because sampling noise is all it shows."""
     features: FeatureMap | None = None

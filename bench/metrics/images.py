@@ -157,6 +157,7 @@ def confident(probabilities: Tensor, wanted: tuple[int, ...]) -> float:
     "transport cost (classifier)",
     "coupling",
     features="classifier",
+    ranked=False,
     floor_kind="none",
     floor="none: features of another class are elsewhere",
 )

@@ -16,8 +16,9 @@ from bench.store.folder import file_name, write_atomically, writing
 def write_tables(out: Path, analysis: Analysis | None = None) -> tuple[pd.DataFrame, list[Path]]:
     """The tables of an output folder; the results, and the paths.
 
-    ``results.csv``, ``leaderboard.csv``, ``ablation_<axis>.csv``, ``pairs.csv``, ``overall.csv``,
-    ``curves.csv``, ``pareto.csv``, and the leaderboard as ``leaderboard.md`` and
+    ``results.csv``, ``metrics_long.csv``, ``leaderboard.csv``, ``ablation_<axis>.csv``,
+    ``pairs.csv``, ``overall.csv``, ``improvement.csv``, ``profiles.csv``, ``curves.csv``,
+    ``pareto.csv``, and the leaderboard as ``leaderboard.md`` and
     ``leaderboard.tex``. ``analysis`` is that of the records, if they have been read.
 
     Raises:
@@ -28,7 +29,10 @@ def write_tables(out: Path, analysis: Analysis | None = None) -> tuple[pd.DataFr
     tables, texts = {"results": analysis.rows}, {}
     if len(analysis.rows):
         tables |= {"leaderboard": analysis.board, "pairs": analysis.pairs}
-        tables |= {"overall": analysis.overall.table}
+        tables |= {"metrics_long": analysis.metrics_long}
+        if analysis.overall:
+            tables |= {"overall": analysis.over_tasks("table")}
+            tables |= {name: analysis.over_tasks(name) for name in ("improvement", "profiles")}
         tables |= {"curves": analysis.curves, "pareto": analysis.pareto}
         tables |= {file_name("ablation", axis): own for axis, own in analysis.ablations.items()}
         texts = {"leaderboard.md": markdown(analysis), "leaderboard.tex": latex(analysis)}

@@ -1,6 +1,8 @@
 """The tables as text: for a terminal, as Markdown, as LaTeX, and on the page ``report.html``."""
 
+import itertools
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from bench.report.tables import (
     LEFT,
     Entry,
     Table,
-    overall_table,
+    overall_tables,
     pages,
     pairs_table,
     task_table,
@@ -27,7 +29,8 @@ from bench.store.folder import file_name
 from methods import METHODS
 
 TERMINAL_ROWS = 40  # of a task
-NARROW = {"rank", "changed", "95% interval", "sampling s"}  # the terminal has no room for them
+NARROW = {"changed", "95% interval", "sampling s"}  # the terminal has no room for them
+WIDTH, WORDS = 160, 44  # of a line of the terminal, and of a column of words in it
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 PAGE_ROWS = 100  # of a task
 MAX_NAMES = 10  # devices and commits
@@ -47,13 +50,27 @@ def terminal(analysis: Analysis) -> str:
     """The leaderboard for a terminal, under the names of the tasks; then the ranks over tasks."""
     tables = {task: task_table(analysis, task, TERMINAL_ROWS, NARROW) for task in analysis.tasks}
     named = [table._replace(title=task) for task, table in tables.items()]
-    return "\n\n".join(map(_plain, [*named, overall_table(analysis)]))
+    return "\n\n".join(map(_plain, [*named, *overall_tables(analysis)]))
 
 
 def _plain(table: Table) -> str:
-    lines = pd.DataFrame([[entry.text for entry in row] for row in table.rows], columns=table.head)
-    notes = [f"  {note}" for note in table.notes]
-    return "\n".join([table.title, lines.to_string(index=False), *notes])
+    """Lines of at most ``WIDTH`` letters: long words go on below, and last columns are left out."""
+    grid = [[[name] for name in table.head]]
+    for row in table.rows:
+        grid.append([textwrap.wrap(_marked(entry), WORDS) or [""] for entry in row])
+    sizes = [max(len(line) for row in grid for line in row[k]) for k in range(len(table.head))]
+    ends = list(itertools.accumulate(size + 2 for size in sizes))
+    kept = sum(end <= WIDTH + 2 for end in ends)
+    lines = [table.title]
+    for lists in grid:
+        for texts in itertools.zip_longest(*lists[:kept], fillvalue=""):
+            parts = zip(texts, table.head, sizes, strict=False)
+            aligned = [f"{t:<{k}}" if name in LEFT else f"{t:>{k}}" for t, name, k in parts]
+            lines.append("  ".join(aligned).rstrip())
+    left_out = f"in leaderboard.md also: {', '.join(table.head[kept:])}"
+    notes = table.notes if kept == len(table.head) else [left_out, *table.notes]
+    wrapped = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join([*lines, *map(wrapped.fill, notes)])
 
 
 def markdown(analysis: Analysis) -> str:
@@ -109,7 +126,7 @@ def _latex_table(table: Table) -> str:
     return "\n".join([*lines, r"\end{table}"])
 
 
-def _marked(entry: Entry, escape: Callable[[str], str], bold: str) -> str:
+def _marked(entry: Entry, escape: Callable[[str], str] = str, bold: str = "{}") -> str:
     """The text of an entry and its mark, in bold where it is."""
     text = escape(f"{entry.text} {entry.mark}".rstrip())
     return bold.format(text) if entry.bold else text
@@ -120,7 +137,7 @@ LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\symbol{34}"}
 LATEX |= {"[": "{[}", "*": "{*}"}  # after a row they would be arguments of its end
 LATEX |= {"−": "$-$", "±": r"$\pm$", "×": r"$\times$", "²": r"$^2$", "…": r"\ldots{}"}
-LATEX |= {"†": r"\dag{}", "‡": r"\ddag{}"}
+LATEX |= {"†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}"}
 
 
 def _latex(text: str) -> str:
@@ -148,7 +165,7 @@ def page(analysis: Analysis, name: str, plots: list[Path]) -> str:
         caption=CAPTION,
         left=LEFT,
         tasks=[_task(analysis, task, pictures) for task in analysis.tasks],
-        overall=overall_table(analysis),
+        overall=overall_tables(analysis),
         **{
             kind: [picture for picture in pictures if picture.startswith(f"{kind}_")]
             for kind in ("critical", "field", "ablation", "bars")

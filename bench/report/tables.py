@@ -1,34 +1,59 @@
 """The tables of a report, as text that every renderer shows: terminal, Markdown, TeX and HTML."""
 
-from collections.abc import Collection, Iterable
-from itertools import repeat
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import pandas as pd
 
 from bench.analysis.analysis import Analysis
-from bench.analysis.leaderboard import best, cut, main_distance, shown_metrics
-from bench.analysis.significance import MAX_COMPETITORS, SAME, SIDES, UNTESTED, against_best
+from bench.analysis.leaderboard import COPIED, IDEAL_COPIED, best, cut, shown_metrics
+from bench.analysis.overall import Overall
+from bench.analysis.references import BASELINE, EXACT, METHOD
+from bench.analysis.significance import (
+    MAX_COMPETITORS,
+    MIN_SEEDS,
+    SAME,
+    SIDES,
+    UNTESTED,
+    against_best,
+)
 from bench.analysis.words import format_value, name_of
 from bench.metrics import METRICS
 from datasets import TASKS
 
 MAX_ROWS = 30  # of a table: a page
+COSTS = {"landed": "landed", "nfe": "NFE"}
+COSTS |= {"train_seconds": "training s", "sample_seconds": "sampling s"}
 # Columns of words; others are numbers.
 LEFT = {"method", "setting", "changed", "a", "b", "data", "verdict", "better than"}
 INTERVAL = "95% interval"
-EQUAL, UNCOMPARED = "†", "‡"
+EQUAL, UNCOMPARED, COPYING = "†", "‡", "§"
+SEPARATOR = "references:"  # the row between what competes and what does not
 CAPTION = (
     f"Mean over seeds ± standard deviation; bold: the best mean of a distance; {EQUAL}: does not"
-    " differ significantly from the best main distance (paired t-test over the seeds that share"
-    f" data, Holm, 5%); {UNCOMPARED}: not tested against it (fewer than 2 shared seeds, or not"
-    f" among the best {MAX_COMPETITORS}). The floor is what fresh samples of the target give; of"
-    " costs it is the optimal cost. Data sets are evaluated on the same held-out rows in every"
-    " seed: there deviations and tests are of the training alone."
+    " differ significantly from the best main distance (paired t-test of the logarithms over the"
+    f" seeds that share data, Holm, 5%); {UNCOMPARED}: not tested against it (fewer than"
+    f" {MIN_SEEDS} shared seeds, or not among the best {MAX_COMPETITORS}); {COPYING}: copies"
+    f" training data (significantly more than {IDEAL_COPIED:.0%} of the samples are nearer to it"
+    " than 95% of held-out data are). The references below the methods do not compete: closed"
+    " forms that are not trained (<name>-exact), a known exact map from the same starts (perfect),"
+    " a second target set (target vs target), what optimal transport to the target costs, the"
+    " optimal map between Gaussians of the same moments (linear), the source samples (identity) and"
+    " draws of N(0, I) (noise). Score: (value − perfect) / (noise − perfect) of the main distance,"
+    " with target vs target where no exact map is known. Data sets are evaluated on the same"
+    " held-out rows in every seed: there deviations and tests are of the training alone."
 )
 PAIRS = (
-    "Differences of means over shared seeds, their 95% interval and p of the paired t-test;"
-    " p (Holm) is corrected for all pairs of the task; the verdict is at 5% after that."
+    "The geometric mean of a / b over shared seeds, its 95% interval and p of the paired t-test of"
+    " the logarithms; p (Holm) is corrected for all pairs of the task; the verdict is at 5% after"
+    " that. Values that are not all positive are compared as they are, and have no ratio."
+)
+
+
+AGGREGATES = (
+    "IQM: the mean of the middle half of the scores of all tasks and seeds, 0 is perfect and 1 is"
+    " noise, with the 95% interval of a stratified bootstrap over seeds; P(better): the mean over"
+    " tasks of the probability that a run has the smaller score (Agarwal et al., NeurIPS 2021)."
 )
 
 
@@ -65,52 +90,61 @@ def pages(analysis: Analysis) -> list[Table]:
     """All tables for reading: one a task, one over the tasks, one of pairs a task."""
     tasks = [task_table(analysis, task, omit={"sampling s"}) for task in analysis.tasks]
     pairs = [pairs_table(analysis, task) for task in analysis.pairs["task"].unique()]
-    return [*tasks, overall_table(analysis), *pairs]
+    return [*tasks, *overall_tables(analysis), *pairs]
 
 
 def task_table(
     analysis: Analysis, task: str, most: int = MAX_ROWS, omit: Collection[str] = ()
 ) -> Table:
-    """The leaderboard of one task, the best first; below it tests, budget and what went wrong.
+    """The leaderboard of one task: methods, the best first; below them what does not compete.
 
-    Of more than ``most`` rows it has the best, and says so; columns in ``omit`` are left out.
+    Of more than ``most`` methods it has the best, and says so, and likewise of exact rows; columns
+    in ``omit`` are left out. Below it stand tests, budget and what went wrong.
     """
     every = analysis.tasks[task]
-    main = main_distance(every)
-    rows = best(every, most)
-    rows = rows.sort_values(f"{main}_rank", kind="stable") if main else rows
-    extra = [name for name in ("setting", "changed") if (every[name] != "").any()]
-    marks = _marks(analysis, task)
-    nothing = pd.Series(pd.NA, index=rows.index)  # without a main distance
-    rank, low, high = (
-        rows.get(f"{main}_{part}", nothing) for part in ("rank", "ci_low", "ci_high")
-    )
-    columns: list[tuple[str, Iterable[str | Entry], str]] = [
-        ("rank", format_numbers(rank, "d"), ""),
-        ("method", rows["method"], "floor"),
-        *((name, rows[name], "") for name in extra),
-    ]
-    for name in shown_metrics(every):
-        floor = format_value(every[f"{name}_floor"].mean())
-        entries = _values(rows, name, marks if name == main else None)
-        columns.append((METRICS[name].label, entries, floor))
-    columns += [
-        (INTERVAL, map(format_interval, low, high), ""),
-        ("landed", format_numbers(rows["landed"], ".1%"), ""),
-        ("NFE", format_numbers(rows["nfe"], ".0f"), ""),
-        ("training s", format_numbers(rows["train_seconds"], ".1f"), ""),
-        ("sampling s", format_numbers(rows["sample_seconds"], ".2f"), ""),
-        ("seeds", rows["count"].astype(str), ""),
-    ]
-    heads = {INTERVAL: f"{INTERVAL} of {METRICS[main].label}"} if main else {}
-    kept = [column for column in columns if column[0] not in omit]
-    shown = [(heads.get(head, head), [*entries, floor]) for head, entries, floor in kept]
-    words = cut(every, most)
+    roles = {role: every[every["role"] == role] for role in (METHOD, EXACT, BASELINE)}
+    shown = [best(roles[METHOD], most).sort_values("main_rank", kind="stable")]
+    others = pd.concat([best(roles[EXACT], most), roles[BASELINE]])
+    if len(others):
+        line = {"method": SEPARATOR, "setting": "", "changed": "", "note": ""}
+        shown += [pd.DataFrame([line], columns=list(every)), others]
+    rows = pd.concat([part.astype(object) for part in shown], ignore_index=True)
+    columns = _columns(every, rows, _marks(analysis, task))
+    words = cut(roles[METHOD], most)
     notes = [f"{words}; all are in leaderboard.csv" if words else ""]
     notes += [*analysis.remarks.get(task, "").splitlines(), analysis.fairness[task]]
     noted = rows.loc[rows["note"] != "", ["method", "setting", "note"]].to_numpy()
     notes += [f"{name_of(method, setting)}: {note}" for method, setting, note in noted]
-    return table_of(title_of(task), shown, notes)
+    kept = [column for column in columns if not column[0].startswith(tuple(omit))]
+    return table_of(title_of(task), kept, notes)
+
+
+def _columns(
+    every: pd.DataFrame, rows: pd.DataFrame, marks: dict[tuple[str, str], str]
+) -> Iterator[tuple[str, Iterable[str | Entry]]]:
+    """The columns of a task: rank, main metric and score first, then the rest of the headline."""
+    main = every["main_metric"].iloc[0]
+    copying = rows["copies"].eq(True)
+    names = zip(rows["method"], copying, strict=True)
+    yield "rank", format_numbers(rows["main_rank"], ".0f")
+    yield "method", [Entry(name, mark=COPYING if mark else "") for name, mark in names]
+    for name in ("setting", "changed"):
+        if (every[name] != "").any():
+            yield name, rows[name]
+    if pd.notna(main):
+        yield METRICS[main].label, _values(rows, main, marks)
+        yield "score", format_numbers(rows["score"], ".3f")
+    copied = [COPIED] if _known(every, COPIED) else []
+    for name in dict.fromkeys([*copied, *shown_metrics(every)]):
+        if name != main:
+            yield METRICS[name].label, _values(rows, name)
+    if pd.notna(main):
+        interval = map(format_interval, rows["main_low"], rows["main_high"])
+        yield f"{INTERVAL} of {METRICS[main].label}", interval
+    costs = {"landed": ".1%", "nfe": ".0f", "train_seconds": ".1f", "sample_seconds": ".2f"}
+    for name, form in costs.items():
+        yield COSTS[name], format_numbers(rows[name], form)
+    yield "seeds", format_numbers(rows["count"], ".0f")
 
 
 def title_of(task: str) -> str:
@@ -128,24 +162,32 @@ def _marks(analysis: Analysis, task: str) -> dict[tuple[str, str], str]:
     return marks
 
 
+def _known(rows: pd.DataFrame, metric: str) -> bool:
+    return f"{metric}_mean" in rows and bool(rows[f"{metric}_mean"].notna().any())
+
+
 def _values(
-    rows: pd.DataFrame, metric: str, marks: dict[tuple[str, str], str] | None
+    rows: pd.DataFrame, metric: str, marks: dict[tuple[str, str], str] | None = None
 ) -> list[Entry]:
     """Mean and deviation; bold is the best mean of a distance: a cheap map is not a better one."""
-    names = ("method", "setting", f"{metric}_mean", f"{metric}_std", f"{metric}_rank")
+    names = ["role", "method", "setting", f"{metric}_mean", f"{metric}_std", f"{metric}_rank"]
     entries = []
-    for method, setting, mean, std, rank in rows[[*names]].itertuples(index=False, name=None):
+    own = rows.reindex(columns=names)
+    for role, method, setting, mean, std, rank in own.itertuples(index=False, name=None):
         first = bool(pd.notna(rank) and rank == 1)
         mark = "" if marks is None or first else marks.get((method, setting), UNCOMPARED)
         text = format_value(mean, std)
         bold = first and METRICS[metric].kind == "distance"
-        entries.append(Entry(text, bold, mark if text else ""))
+        entries.append(Entry(text, bold, mark if text and role == METHOD else ""))
     return entries
 
 
-def overall_table(analysis: Analysis) -> Table:
-    """The ranks over tasks; who lacks a task is named below, with the reason."""
-    found = analysis.overall
+def overall_tables(analysis: Analysis) -> list[Table]:
+    """For each kind of tasks the ranks and scores over them, below it who lacks a task, and why."""
+    return [_overall_table(kind, found) for kind, found in analysis.overall.items()]
+
+
+def _overall_table(kind: str, found: Overall) -> Table:
     frame = found.table
     columns: list[tuple[str, Iterable[str | Entry]]] = [
         ("method", frame["name"]),
@@ -154,11 +196,20 @@ def overall_table(analysis: Analysis) -> Table:
     ]
     if len(found.ranks):
         columns.append(("rank in the test", format_numbers(frame["tested_rank"], ".2f")))
+    if (scored := frame["iqm"].notna()).any():
+        first = frame.loc[scored, "name"].iloc[0]
+        own = found.improvement[found.improvement["b"] == first].set_index("a")["improvement"]
+        columns += [
+            ("IQM of the score", format_numbers(frame["iqm"], ".3f")),
+            (INTERVAL, map(format_interval, frame["iqm_low"], frame["iqm_high"])),
+            (f"P(better than {first})", format_numbers(own.reindex(frame["name"]), ".2f")),
+        ]
     if (frame["better_than"] != "").any():
         columns.append(("better than", frame["better_than"]))
     missing = frame.loc[frame["missing"] != "", ["name", "missing"]].to_numpy()
-    notes = [found.sentence, *(f"{name}: {words}" for name, words in missing)]
-    return table_of("Over the tasks: mean ranks by the main distance", columns, notes)
+    notes = [found.sentence, AGGREGATES if scored.any() else ""]
+    notes += [f"{name}: {words}" for name, words in missing]
+    return table_of(f"Over the tasks, {kind}", columns, notes)
 
 
 def pairs_table(analysis: Analysis, task: str, most: int = MAX_ROWS) -> Table:
@@ -171,8 +222,8 @@ def pairs_table(analysis: Analysis, task: str, most: int = MAX_ROWS) -> Table:
     columns: list[tuple[str, Iterable[str | Entry]]] = [
         ("a", map(name_of, shown["method_a"], shown["setting_a"])),
         ("b", map(name_of, shown["method_b"], shown["setting_b"])),
-        ("a − b", format_numbers(shown["difference"], "+.3f")),
-        (INTERVAL, map(format_interval, shown["ci_low"], shown["ci_high"], repeat("+.3f"))),
+        ("a / b", format_numbers(shown["ratio"], ".3f")),
+        (INTERVAL, map(format_interval, shown["ratio_low"], shown["ratio_high"])),
         ("p", map(format_p, shown["p"])),
         ("p (Holm)", map(format_p, shown["p_holm"])),
         ("seeds", shown["shared_seeds"].astype(str)),

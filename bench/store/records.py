@@ -33,6 +33,10 @@ RESUMABLE = ("timeout", "killed", "failed")  # from a checkpoint: with a higher 
 MEMORY = ["nearest_train", "nearest_train_floor"]
 """Mean distance of the samples, and of held-out data, to the next training sample of a data set."""
 
+REFERENCES = ("perfect", "linear", "identity", "noise")
+"""Sample sets that are held against the same target as a cell's: an exact map from the same starts,
+the optimal map between Gaussians of the same moments, the source samples, draws of N(0, I)."""
+
 Status = Literal["done", "skipped", "diverged", "failed", "timeout", "killed"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
 """What tasks, methods and settings may be called: file names are made of these."""
@@ -65,6 +69,7 @@ class Outcome(BaseModel):
     status: Status
     reason: str | None = None
     metrics: dict[str, FiniteFloat] = {}
+    references: dict[str, dict[str, FiniteFloat]] = {}
     diagnostics: dict[Name, float] = {}
     curve: list[dict[str, int | float]] = []
     exceeded: dict[Literal["timeout", "memory"], float] = {}

@@ -15,6 +15,7 @@ from scipy import stats
 
 from bench.analysis.analysis import Analysis
 from bench.analysis.leaderboard import ablation, axes, leaderboard, with_setting
+from bench.analysis.references import BASELINE
 from bench.analysis.words import format_value
 from bench.metrics import METRICS
 from bench.report import terminal, write_report
@@ -35,7 +36,9 @@ from tests.analysis.made import (
 
 
 def board_of(*made: Record) -> pd.DataFrame:
-    return analysis(made).board
+    """Without the reference samples."""
+    board = analysis(made).board
+    return board[board["role"] != BASELINE]
 
 
 # Mean, deviation, interval, floor
@@ -197,18 +200,30 @@ def many() -> list[Record]:
 
 def test_the_table_shows_every_method_and_reason() -> None:
     text = terminal(analysis(many()))
-    eight, roll, _ = text.split("\n\n")
+    eight, roll, _ = text.split("\n\n", 2)
     assert eight.startswith(EIGHT)
     assert roll.startswith(ROLL)
-    for part in ("efm", "fm", "pfgm", "L=6", "L=30", "0.255 ±0.007", "0.500", "1.500", "floor"):
+    for part in (
+        "efm",
+        "fm",
+        "pfgm",
+        "L=6",
+        "L=30",
+        "0.255 ±0.007",
+        "0.500",
+        "1.500",
+        "references:",
+    ):
         assert part in eight
     assert "pfgm: failed: RuntimeError: it broke" in eight
     assert "fm: skipped: cannot" in roll
     assert METRICS["straightness"].label in eight
     assert METRICS["straightness"].label not in roll  # no value on that task
     assert METRICS["frechet"].label not in text
-    floors = [line.split()[1:] for line in text.splitlines() if line.strip().startswith("floor")]
-    assert floors == [["0.125", "1.000"], ["0.500"]]
+    lines = [line.split() for line in text.splitlines()]
+    again = [line[3:] for line in lines if line[:3] == ["target", "vs", "target"]]
+    assert again == [["0.125", "±0.000", "2"], ["0.500", "1"]]
+    assert "floor" not in text
     assert "nan" not in text.lower()
 
 

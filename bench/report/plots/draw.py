@@ -58,7 +58,8 @@ def _figures(
     analysis: Analysis, out: Path, log: Log, fields: int
 ) -> Iterator[tuple[str, Figure | None]]:
     """File name and figure of every plot; None for one that would show nothing."""
-    yield "critical_difference", critical_difference_figure(analysis.overall)
+    for kind, found in analysis.overall.items():
+        yield f"critical_difference_{kind.replace(' ', '_')}", critical_difference_figure(found)
     done, summary = analysis.done, analysis.summary
     for name, rows in summary.groupby("task", sort=False):
         task = str(name)
