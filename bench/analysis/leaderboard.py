@@ -217,12 +217,19 @@ def ablation(results: pd.DataFrame, axis: str) -> pd.DataFrame:
     return table.sort_values(keys, kind="stable", na_position="first", ignore_index=True)
 
 
+def _own(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a leaderboard without its reference samples."""
+    return rows[rows["role"] != BASELINE] if "role" in rows else rows
+
+
 def main_distance(rows: pd.DataFrame, suffix: str = "_mean") -> str | None:
     """The metric by which rows of a task are ranked: the first of ``Metric.main`` that all have.
 
-    All, that is, which have any. Not all have the FID if some were evaluated without its weights.
-    The metrics stand in columns that end in ``suffix``.
+    All, that is, which have any; of a leaderboard the reference samples do not count. Not all have
+    the FID if some were evaluated without its weights. The metrics stand in columns that end in
+    ``suffix``.
     """
+    rows = _own(rows)
     names = [name for name in main_metrics() if f"{name}{suffix}" in rows]
     known = rows[[f"{name}{suffix}" for name in names]].notna()
     known = known[known.any(axis=1)]
@@ -242,7 +249,8 @@ def with_distance(rows: pd.DataFrame, suffix: str = "_mean") -> pd.DataFrame:
 
 
 def shown_metrics(rows: pd.DataFrame) -> list[str]:
-    """The metrics of the task's headline that have a value in these rows."""
+    """The metrics of the task's headline that a method or exact row has."""
+    rows = _own(rows)
     main = main_distance(rows)
     images = main is not None and METRICS[main].features is not None
     headline = [name for name in METRICS if METRICS[name].shown(images) and f"{name}_mean" in rows]

@@ -65,9 +65,13 @@ def overall(results: pd.DataFrame) -> dict[str, Overall]:
     data = data_words(results)
     task = results["task"].where(data == "", results["task"] + " " + data)
     board, runs = _competitors(with_references(results.assign(task=task)))
-    kinds = board["task"].map(dict(zip(task, results["task"].map(kind_of), strict=True)))
-    present = [kind for kind in (FROM_NOISE, FROM_DATA, UNKNOWN) if (kinds == kind).any()]
-    return {kind: _overall(board[kinds == kind], runs) for kind in present}
+    kinds = dict(zip(task, results["task"].map(kind_of), strict=True))
+    board = board.assign(kind=board["task"].map(kinds))
+    # Who is skipped on all tasks of a kind does not compete on it.
+    board = board[board.groupby(["kind", "name"])["tried"].transform("sum") > 0]
+    groups = dict(iter(board.groupby("kind")))
+    present = [kind for kind in (FROM_NOISE, FROM_DATA, UNKNOWN) if kind in groups]
+    return {kind: _overall(groups[kind], runs) for kind in present}
 
 
 def kind_of(task: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.results import reference_columns
-from bench.analysis.words import settings_text
+from bench.analysis.words import SPLIT, settings_text
 from bench.config.settings import public_fields
 from bench.metrics import METRICS
 from bench.store.records import REFERENCES
@@ -66,10 +66,14 @@ def baselines(results: pd.DataFrame) -> pd.DataFrame:
     ``perfect``, ``linear``, ``identity`` and ``noise`` as in
     :data:`bench.store.records.REFERENCES`; ``target vs target`` is a second target set, and
     ``optimal cost`` what optimal transport to the held-out target costs. ``setting`` is
-    :func:`data_words`. All cells of a task, its data and seed were held against the same sets, so
-    one that has the value speaks for all; a set without any value has no row.
+    :func:`data_words`, and on which samples all were evaluated if these are not the test's. All
+    cells of a task, its data and seed were held against the same sets, so one that has the value
+    speaks for all; a set without any value has no row.
     """
-    rows = results.assign(setting=data_words(results))
+    split = settings_text(results[[SPLIT]]) if SPLIT in results else [""] * len(results)
+    words = zip(data_words(results), split, strict=True)
+    setting = [own if part in own else f"{own}, {part}".removeprefix(", ") for own, part in words]
+    rows = results.assign(setting=setting)
     sources = _sources()
     known = [*reference_columns(), *(f"{name}_floor" for name in METRICS)]
     rows = rows.loc[rows["status"] == "done", [*KEYS, *(name for name in known if name in rows)]]

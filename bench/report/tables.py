@@ -52,8 +52,9 @@ PAIRS = (
 
 AGGREGATES = (
     "IQM: the mean of the middle half of the scores of all tasks and seeds, 0 is perfect and 1 is"
-    " noise, with the 95% interval of a stratified bootstrap over seeds; P(better): the mean over"
-    " tasks of the probability that a run has the smaller score (Agarwal et al., NeurIPS 2021)."
+    " noise, with the 95% interval of a stratified bootstrap over seeds (Agarwal et al., NeurIPS"
+    " 2021); P(better): the mean over tasks of the probability that a run has a smaller score than"
+    " one of"
 )
 
 
@@ -202,12 +203,12 @@ def _overall_table(kind: str, found: Overall) -> Table:
         columns += [
             ("IQM of the score", format_numbers(frame["iqm"], ".3f")),
             (INTERVAL, map(format_interval, frame["iqm_low"], frame["iqm_high"])),
-            (f"P(better than {first})", format_numbers(own.reindex(frame["name"]), ".2f")),
+            ("P(better)", format_numbers(own.reindex(frame["name"]), ".2f")),
         ]
     if (frame["better_than"] != "").any():
         columns.append(("better than", frame["better_than"]))
     missing = frame.loc[frame["missing"] != "", ["name", "missing"]].to_numpy()
-    notes = [found.sentence, AGGREGATES if scored.any() else ""]
+    notes = [found.sentence, f"{AGGREGATES} {first}." if scored.any() else ""]
     notes += [f"{name}: {words}" for name, words in missing]
     return table_of(f"Over the tasks, {kind}", columns, notes)
 

@@ -127,6 +127,18 @@ def test_noise_and_data_have_tables_of_their_own() -> None:
     assert own.tolist() == [0.75]  # scores .1, .105, .11 and .115 on both tasks
 
 
+def test_who_is_skipped_on_all_tasks_of_a_kind_is_not_in_its_table() -> None:
+    moons = "moons_to_8gaussians"
+    why = "skipped", "it cannot start from data"
+    records = made({"fm": 0.3, "pfgm": 0.5}, EIGHT) + made({"fm": 0.3}, moons)
+    found = overall(results([*records, record("pfgm", 0, moons, *why)]))
+    assert list(found["noise to data"].table["name"]) == ["fm", "pfgm"]
+    assert list(found["data to data"].table["name"]) == ["fm"]
+    failed = overall(results([*records, record("pfgm", 0, moons, "failed", "it broke")]))
+    assert list(failed["data to data"].table["name"]) == ["fm", "pfgm"]
+    assert overall(results([record("pfgm", 0, moons, *why)])) == {}
+
+
 def test_who_lacks_a_task_has_no_aggregate() -> None:
     rows = results(made({"fm": 0.3, "efm": 0.5}, EIGHT, ROLL) + made({"vp": 0.1}, EIGHT))
     (found,) = overall(rows).values()

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.analysis.leaderboard import leaderboard, metrics_long
+from bench.analysis.leaderboard import leaderboard, main_distance, metrics_long, shown_metrics
 from bench.analysis.overall import overall
 from bench.analysis.significance import pairs
 from bench.metrics import METRICS
@@ -109,6 +109,30 @@ def test_references_of_several_data_are_rows_of_their_own() -> None:
     board = analysis(made).board
     linear = board[board["method"] == "linear"].set_index("setting")["w2_mean"]
     assert linear.to_dict() == {"eval_n=500": 1.0, "eval_n=1000": 3.0}
+
+
+def test_references_say_on_which_samples_all_were_evaluated() -> None:
+    made = usual()
+    for one in made:
+        one["cell"]["eval"]["split"] = "validation"
+    board = analysis(made).board
+    assert set(board["setting"]) == {"eval_split=validation"}
+    made[0]["cell"]["eval"]["split"] = "test"
+    board = analysis(made).board
+    assert set(board.loc[board["role"] == "baseline", "setting"]) == {"eval_split=validation", ""}
+
+
+def test_references_do_not_choose_the_main_metric_or_the_headline() -> None:
+    """What only some reference sets have is measured on no method, and does not hide the FID."""
+    made = [
+        record("fm", metrics={"fid": 5.0, "w2": 1.0})
+        | {"references": {"noise": {"w2": 2.0, "label_success": 0.1}}}
+    ]
+    found = analysis(made)
+    assert set(found.board["main_metric"]) == {"fid"}
+    assert main_distance(found.board) == "fid"
+    assert "label_success" not in shown_metrics(found.board)
+    assert task_table(found, EIGHT).head[2] == "FID"
 
 
 def test_a_method_named_like_a_reference_is_not_mixed_with_it() -> None:
