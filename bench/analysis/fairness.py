@@ -20,7 +20,9 @@ MAX_VALUES, MAX_NAMES = 3, 8  # values of a setting, and methods, that a sentenc
 BUDGET = ["steps", "batch", "accumulate", *public_fields(NetworkSettings)]
 POINTS = "training points"
 COUNTED = ["parameters", POINTS, "charges", "method_charges"]
-UNSAID = {"accumulate": 1, "architecture": "auto"}  # not named where all have this value
+# Not named where all have the default.
+UNSAID = {**NetworkSettings(width=1, depth=1).model_dump(), "accumulate": 1}
+ALIKE = 0.03  # numbers of weights that differ by less are equal, as those of matched widths
 # Hashes of the networks that images are seen through, and what they evaluate.
 NETWORKS = {"classifier_hash": "fd_classifier and all that the classifier says"}
 NETWORKS |= {"fid_weights_hash": "FID and KID"}
@@ -45,10 +47,14 @@ def budget(rows: pd.DataFrame) -> str:
     trained = done[~is_exact(done)].copy()
     points = trained["steps"] * trained["batch"] * trained.get("accumulate", 1)
     trained = trained.assign(**{POINTS: points})
+    weights = trained["parameters"].dropna()
+    matched = len(weights) and 0 < weights.max() - weights.min() <= ALIKE * weights.min()
     names = [name for name in [*BUDGET, *COUNTED] if name in trained]
+    names = [name for name in names if not (matched and name == "parameters")]
     names = [name for name in names if set(trained[name].dropna()) != {UNSAID.get(name)}]
     given = {name: values for name in names if (values := _values(trained, name))}
     equal = [f"{name}={_words(values)}" for name, values in given.items() if len(values) == 1]
+    equal += [f"parameters={weights.min():,.0f} to {weights.max():,.0f}"] if matched else []
     other = [f"{name}={_words(values)}" for name, values in given.items() if len(values) > 1]
     parts = []
     if other:
