@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from datasets.exact import Components, exact_map
+
 Draws = Literal["low_variance", "iid"]  # of evaluation samples; training samples are always iid
 
 VALIDATION_SHARE, VALIDATION_SEED = 0.25, 0
@@ -94,6 +96,10 @@ class Distribution(ABC):
 
     def score(self, x: Tensor) -> Tensor | None:
         """grad log p at x (B, D), the same shape; None where the density is not known."""
+        return None
+
+    def components(self) -> Components | None:
+        """The Gaussians that it is a mixture of; None where it is none."""
         return None
 
     def for_validation(self) -> Self:
@@ -324,6 +330,16 @@ class Task(BaseModel, ABC):
     def known(self) -> Known | None:
         """The optimal map and its cost, where they have a closed form."""
         return None
+
+    def exact_map(self) -> Map | None:
+        """A map T with T#P = Q, as exact as rounding or a solver; None where none is known.
+
+        The optimal one where it is known; between mixtures of Gaussians that of Flow Matching.
+        """
+        if (known := self.known()) is not None:
+            return known.optimal_map
+        source, target = self.source().components(), self.target().components()
+        return None if source is None or target is None else exact_map(source, target)
 
     def labelled(self) -> Labelled | None:
         """Labelled samples like those of the target, where there are any."""

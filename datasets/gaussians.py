@@ -15,6 +15,7 @@ from scipy.stats import ortho_group
 from torch import Tensor
 
 from datasets.base import Distribution, Known, Map, Task, register
+from datasets.exact import Components, standard_normal
 
 Matrix = NDArray[np.float64]
 
@@ -40,6 +41,9 @@ class StandardNormal(Distribution):
     def score(self, x: Tensor) -> Tensor:
         return -x
 
+    def components(self) -> Components | None:
+        return standard_normal(self.dim)
+
 
 class Gaussian(StandardNormal):
     """N(0, S) in R^D: draws of N(0, I) times the symmetric root of S."""
@@ -57,6 +61,9 @@ class Gaussian(StandardNormal):
 
     def score(self, x: Tensor) -> Tensor:
         return -(x.double() @ self.precision).to(x)
+
+    def components(self) -> None:  # its axes are turned
+        return None
 
 
 def square_root(covariance: Matrix) -> Matrix:

@@ -10,6 +10,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from datasets.base import Distribution, Known, Task, register
+from datasets.exact import Components
 from datasets.gaussians import FromNoise
 
 FAR = 9.0  # standard deviations beyond which a Gaussian has no mass in double precision
@@ -52,6 +53,10 @@ class Mixture(Distribution):
         pull = self.log_parts(x).softmax(1) / self.stds.to(x.device).double().square()
         score = pull @ self.means.to(x.device).double() - pull.sum(1, keepdim=True) * x.double()
         return score.to(x)
+
+    def components(self) -> Components:
+        stds = self.stds.double()[:, None].expand(-1, self.dim)
+        return Components(self.means.double(), stds, self.weights.double())
 
 
 def even_modes(n: int, weights: Tensor, rng: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from datasets.base import Distribution, Task, register
+from datasets.exact import Components, blurred_curve
 from datasets.gaussians import FromNoise
 from datasets.mixtures import Mixture
 
@@ -28,8 +29,16 @@ class SwissRoll(NoisyCurve):
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         t = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=rng))
-        curve = torch.stack([t * t.cos(), t * t.sin()], dim=1)
-        return (curve + self.noise * torch.randn(n, 2, generator=rng)) / 5.0
+        return (self.curve(t) + self.noise * torch.randn(n, 2, generator=rng)) / 5.0
+
+    @staticmethod
+    def curve(t: Tensor) -> Tensor:
+        """The spiral in the units of scikit-learn, (n, 2)."""
+        return torch.stack([t * t.cos(), t * t.sin()], dim=1)
+
+    def components(self) -> Components | None:
+        roll = (lambda t: self.curve(t) / 5.0, 1.5 * math.pi, 4.5 * math.pi)
+        return blurred_curve([roll], torch.full((2,), self.noise / 5.0))
 
 
 class EightGaussians(Mixture):
@@ -61,10 +70,25 @@ class Moons(NoisyCurve):
 
     def _on(self, moon: Tensor, rng: torch.Generator) -> Tensor:
         angle = math.pi * torch.rand(len(moon), generator=rng)
-        upper = torch.stack([angle.cos(), angle.sin()], dim=1)
-        lower = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], dim=1)
-        curve = torch.where(moon[:, None] == 0, upper, lower)
+        curve = torch.where(moon[:, None] == 0, self.upper(angle), self.lower(angle))
         return 3 * (curve + self.noise * torch.randn(len(moon), 2, generator=rng)) - 1
+
+    @staticmethod
+    def upper(angle: Tensor) -> Tensor:
+        """One moon in the units of scikit-learn, (n, 2)."""
+        return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+    @staticmethod
+    def lower(angle: Tensor) -> Tensor:
+        """The other moon."""
+        return torch.stack([1 - angle.cos(), 0.5 - angle.sin()], dim=1)
+
+    def components(self) -> Components | None:
+        moons = [
+            (lambda angle: 3 * self.upper(angle) - 1, 0.0, math.pi),
+            (lambda angle: 3 * self.lower(angle) - 1, 0.0, math.pi),
+        ]
+        return blurred_curve(moons, torch.full((2,), 3 * self.noise))
 
 
 class SCurve(NoisyCurve):
@@ -73,13 +97,29 @@ class SCurve(NoisyCurve):
     (sin t, sign(t) (cos t - 1)) + noise N(0, I), t ~ U(-1.5 pi, 1.5 pi).
     """
 
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        t = 3 * math.pi * (torch.rand(n, generator=rng) - 0.5)
-        curve = torch.stack([t.sin(), t.sign() * (t.cos() - 1)], dim=1)
+    def __init__(self, noise: float) -> None:
+        super().__init__(noise)
         # Means are zero by symmetry. E sin^2 = 1/2 and E (cos t - 1)^2 = 3/2 - 2 E cos t over
         # three half periods, E cos t = -2 / (3 pi).
-        variances = torch.tensor([0.5, 1.5 + 4 / (3 * math.pi)]) + self.noise**2
-        return (curve + self.noise * torch.randn(n, 2, generator=rng)) / variances.sqrt()
+        self.variances = torch.tensor([0.5, 1.5 + 4 / (3 * math.pi)]) + noise**2
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        t = 3 * math.pi * (torch.rand(n, generator=rng) - 0.5)
+        noise = self.noise * torch.randn(n, 2, generator=rng)
+        return (self.curve(t) + noise) / self.variances.sqrt()
+
+    @staticmethod
+    def curve(t: Tensor) -> Tensor:
+        """The S in the units of scikit-learn, (n, 2)."""
+        return torch.stack([t.sin(), t.sign() * (t.cos() - 1)], dim=1)
+
+    def components(self) -> Components | None:
+        stds = self.variances.sqrt()
+        halves = [  # the curvature jumps where they meet
+            (lambda t: self.curve(t) / stds, start, start + 1.5 * math.pi)
+            for start in (-1.5 * math.pi, 0.0)
+        ]
+        return blurred_curve(halves, self.noise / stds)
 
 
 def equal_counts(n: int, modes: int, rng: torch.Generator) -> Tensor:

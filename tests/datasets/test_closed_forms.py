@@ -11,7 +11,9 @@ from scipy.spatial.distance import cdist
 from sklearn.datasets import load_breast_cancer, load_wine
 from torch import Tensor
 
-from datasets import TASKS, Distribution, Empirical, Known, Task
+from datasets import TASKS, Distribution, Empirical, Known, Task, exact
+from datasets.base import Map
+from datasets.exact import Components, exact_map, standard_normal
 from datasets.gaussians import (
     covariances,
     flow_matrix,
@@ -20,6 +22,7 @@ from datasets.gaussians import (
     square_root,
 )
 from datasets.mixtures import Mixture, even_modes, mixtures, quantile
+from datasets.toy import Moons, SCurve, SwissRoll
 
 GAUSSIANS = ["gaussian_to_gaussian_2", "gaussian_to_gaussian_16", "gaussian_to_gaussian_64"]
 MIXTURES = ["mixture_to_mixture_2", "mixture_to_mixture_16", "gaussian_to_mixture_1"]
@@ -211,6 +214,128 @@ def test_the_quantile_function_is_the_inverse() -> None:
     at = quantile(distribution, probability)
     again = 0.4 * stats.norm.cdf(at, -2, 0.5) + 0.6 * stats.norm.cdf(at, 3, 1)
     np.testing.assert_allclose(again, probability, rtol=1e-6)
+
+
+# Exact maps
+
+EXACT = [
+    *(f"gaussian_to_{name}" for name in ("swiss_roll", "8gaussians", "moons", "s_curve")),
+    *("moons_to_8gaussians", "mixture_to_mixture_2", "mixture_to_mixture_16"),
+    *("gaussian_to_mixture_1", "gaussian_to_gaussian_2", "gaussian_to_gaussian_64"),
+]
+
+
+def exact_map_of(name: str) -> Map:
+    found = TASKS[name]().exact_map()
+    assert found is not None
+    return found
+
+
+def energy(x: Tensor, y: Tensor) -> float:
+    """E|X - Y| - E|X - X'| / 2 - E|Y - Y'| / 2 over pairs of different samples: 0 on average."""
+    n = len(x)
+    within = sum(torch.cdist(z, z).sum() / (n * (n - 1)) for z in (x, y))
+    return float(torch.cdist(x, y).mean() - within / 2)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_exact_map_carries_the_source_to_the_target(name: str) -> None:
+    """No farther from fresh draws of the target than those are from each other."""
+    task, carry = TASKS[name](), exact_map_of(name)
+    values: dict[str, list[float]] = {"map": [], "target": []}
+    for k in range(12):
+        source, samples = (side.sample(500, rng(k)) for side in (task.source(), task.target()))
+        image, other = carry(source), task.target().sample(500, rng(100 + k))
+        assert image.shape == source.shape
+        assert image.dtype == source.dtype
+        values["map"].append(energy(image.double(), other.double()))
+        values["target"].append(energy(samples.double(), other.double()))
+    error = max(np.std(some, ddof=1) for some in values.values()) / math.sqrt(12)
+    assert np.mean(values["map"]) < 3.5 * error, values  # what differs is above 0 on average
+
+
+def test_an_exact_map_gives_every_mode_its_share() -> None:
+    for name in ("gaussian_to_8gaussians", "mixture_to_mixture_2", "mixture_to_mixture_16"):
+        target = TASKS[name]().target()
+        assert isinstance(target, Mixture)
+        source = TASKS[name]().source().low_variance(2**13, rng())
+        shares = torch.bincount(target.mode(exact_map_of(name)(source))) / 2**13
+        torch.testing.assert_close(shares, target.weights, rtol=0, atol=0.01)
+
+
+def test_on_the_line_the_exact_flow_is_the_map_of_quantiles() -> None:
+    target = TASKS["gaussian_to_mixture_1"]().target()
+    x = torch.linspace(-3, 3, 201, dtype=torch.float64)[:, None]
+    assert isinstance(target, Mixture)
+    expected = quantile(target, stats.norm.cdf(x.numpy()))
+    found = exact_map(standard_normal(1), target.components())(x)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_between_normal_distributions_the_exact_flow_is_the_matrix() -> None:
+    first, second = torch.tensor([[0.3, 1.0, 2.0], [1.5, 0.2, 2.0]]).double()
+    mean, one = torch.tensor([[1.0, -2.0, 0.5]]).double(), torch.ones(1).double()
+    source, target = (Components(m, s[None], one) for m, s in ((-mean, first), (mean, second)))
+    matrix = flow_matrix(np.diag(first.square()), np.diag(second.square()))
+    x = torch.randn(50, 3, generator=rng()).double()
+    expected = mean + (x + mean) @ torch.from_numpy(matrix).T
+    torch.testing.assert_close(exact_map(source, target)(x), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["moons_to_8gaussians", "gaussian_to_swiss_roll"])
+def test_a_finer_solver_changes_an_exact_map_little(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = TASKS[name]().source().low_variance(500, rng())
+    found = exact_map_of(name)(x)
+    monkeypatch.setattr(exact, "TOLERANCE", 1e-8)
+    assert float((exact_map_of(name)(x) - found).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("most", [14, 15])
+def test_an_exact_map_of_many_pairs_goes_by_way_of_noise(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 15 pairs of components, both ways."""
+    task = TASKS["mixture_to_mixture_2"]()
+    monkeypatch.setattr(exact, "PAIRS", most)
+    image = exact_map_of(task.name)(task.source().low_variance(2000, rng()))
+    target = task.target()
+    assert isinstance(target, Mixture)
+    shares = torch.bincount(target.mode(image)) / 2000
+    torch.testing.assert_close(shares, target.weights, rtol=0, atol=0.03)
+    rest = (image - target.means[target.mode(image)]) / target.stds[target.mode(image), None]
+    assert float(rest.std()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("curve", [SwissRoll(0.8), Moons(0.05), SCurve(0.05)])
+def test_blurred_curves_are_mixtures(curve: SwissRoll | Moons | SCurve) -> None:
+    """Their density against the mean over 40,000 points of the curve, and none without blur."""
+    components = curve.components()
+    assert components is not None
+    assert float(components.weights.sum()) == pytest.approx(1, abs=1e-12)
+
+    def density(means: Tensor, weights: Tensor) -> Tensor:
+        rest = (x[:, None] - means) / components.stds[0]
+        return (-rest.square().sum(2) / 2).exp() @ weights
+
+    u = (torch.arange(40_000).double() + 0.5) / 40_000
+    if isinstance(curve, SwissRoll):
+        points = curve.curve(math.pi * (1.5 + 3 * u)) / 5
+    elif isinstance(curve, SCurve):
+        points = curve.curve(3 * math.pi * (u - 0.5)) / curve.variances.sqrt()
+    else:
+        points = 3 * torch.cat([curve.upper(math.pi * u), curve.lower(math.pi * u)]) - 1
+    ends = points[[0, -1]] + 0.3 * components.stds[0]
+    x = torch.cat([curve.sample(100, rng()).double(), ends])
+    expected = density(points, torch.full((len(points),), 1 / len(points)).double())
+    found = density(components.means, components.weights)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.max()))
+    assert type(curve)(0.0).components() is None
+
+
+def test_what_is_no_mixture_has_no_exact_map() -> None:
+    assert TASKS["gaussian_to_digits"]().exact_map() is None
 
 
 # Tables
