@@ -18,6 +18,7 @@ from datasets.base import Distribution, Known, Map, Task, register
 from datasets.exact import Components, standard_normal
 
 Matrix = NDArray[np.float64]
+SINGULAR = 1e-10  # eigenvalues below this part of the largest are zero up to rounding
 
 
 class StandardNormal(Distribution):
@@ -75,12 +76,27 @@ def square_root(covariance: Matrix) -> Matrix:
 def optimal_matrix(source: Matrix, target: Matrix) -> Matrix:
     """The optimal map x -> A x: A = S_0^{-1/2} (S_0^{1/2} S_1 S_0^{1/2})^{1/2} S_0^{-1/2}.
 
+    Of a singular S_0 the part in its range, with any root R of S_0 = R R^T in place of S_0^{1/2}.
+
     References:
         Dowson and Landau, The Frechet distance between multivariate normal distributions, 1982.
     """
-    root = square_root(source)
-    inverse = np.linalg.inv(root)
-    return np.asarray(inverse @ square_root(root @ target @ root) @ inverse)
+    values, vectors = np.linalg.eigh(source)
+    seen = values > SINGULAR * values[-1]
+    roots, vectors = np.sqrt(values[seen]), vectors[:, seen]
+    root, inverse = vectors * roots, vectors / roots
+    return np.asarray(inverse @ square_root(root.T @ target @ root) @ inverse.T)
+
+
+def linear_map(source: Tensor, target: Tensor) -> Map:
+    """The optimal map between the normal distributions with the moments of two sets of samples.
+
+    x -> m_1 + A (x - m_0), A as in :func:`optimal_matrix`; samples (n, D) and (m, D), n, m > 1.
+    """
+    sets = [samples.double().numpy() for samples in (source, target)]
+    first, second = (torch.from_numpy(x.mean(0)) for x in sets)
+    turn = _linear(optimal_matrix(*(np.atleast_2d(np.cov(x, rowvar=False)) for x in sets)))
+    return lambda x: (second + turn(x.double() - first)).to(x)
 
 
 def flow_matrix(source: Matrix, target: Matrix, sigma: float = 0.0) -> Matrix:

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from bench.cell.context import CellContext
 from bench.cell.evaluate import Evaluation, plain_values
-from bench.cell.images import with_samples
 from bench.cell.train import Snapshot, Trained
 from bench.cell.transport import timed_transport
 from bench.metrics import METRICS
@@ -45,6 +44,6 @@ def measure_curve(
             "sample_seconds": seconds,
         }
         if bool(samples.isfinite().all()):
-            point |= plain_values(with_samples(data, samples), metrics)
+            point |= plain_values(data.with_samples(samples), metrics)
         points.append(point)
     return points

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from bench.cell.context import CellContext
 from bench.config.cell import Cell
 from datasets.base import Empirical, check_samples, digest_of
+from datasets.gaussians import linear_map
 from methods import Method
 from methods.base import MODEL_SAMPLES
 from methods.networks import matched
 
 FEW = 16
 # How the purposes of a split's generators begin: no seed gives both splits the same draw.
+LINEAR_DIM = 1024  # above it roots of covariances take long
 EVALUATION = {"test": "evaluate", "validation": "validate"}
 
 
@@ -65,12 +67,25 @@ def training_samples(context: CellContext, n: int = MODEL_SAMPLES) -> tuple[Tens
     return context.source.low_variance(n, rng), context.target.low_variance(n, rng)
 
 
-def shuffled_training_set(context: CellContext) -> Tensor | None:
-    """All training samples of a data set in random order; None for other distributions."""
-    if not isinstance(context.target, Empirical):
-        return None
-    train = context.target.train
-    return train[torch.randperm(len(train), generator=generator(context.cell, "memory"))]
+def training_set(context: CellContext) -> Tensor | None:
+    """The training samples of a data set; None for other distributions."""
+    return context.target.train if isinstance(context.target, Empirical) else None
+
+
+def reference_sets(context: CellContext, source: Tensor) -> dict[str, Tensor]:
+    """Sample sets that quality is read beside, by name, each (n, D), of held-out ``source`` (n, D).
+
+    ``perfect``: an exact map of the start points, where one is known. ``identity``: these as they
+    are. ``linear``: the optimal map between the normal distributions with the moments of the
+    training samples, up to ``LINEAR_DIM`` dimensions. ``noise``: draws of N(0, I).
+    """
+    found, exact = {"identity": source}, context.task.exact_map()
+    if exact is not None:
+        found["perfect"] = exact(source)
+    if context.target.dim <= LINEAR_DIM:
+        found["linear"] = linear_map(*training_samples(context))(source)
+    found["noise"] = torch.randn(source.shape, generator=generator(context.cell, "reference noise"))
+    return found
 
 
 def seed_of(cell: Cell, purpose: str) -> int:

@@ -34,8 +34,7 @@ def is_image(shape: tuple[int, ...]) -> bool:
 def with_features(data: Evaluation, context: CellContext, run: RunContext) -> Evaluation:
     """With the features of every set, if the samples are images.
 
-    Of the training set as many as there are samples: metrics of memory compare no more. Of the
-    source where it is images too.
+    Of the source where it is images too.
     """
     shape, units = context.target.shape, context.target.normalisation
     if not is_image(shape):
@@ -46,16 +45,8 @@ def with_features(data: Evaluation, context: CellContext, run: RunContext) -> Ev
     if data.native and not context.task.noise_source:
         own = context.source.normalisation
         source = data.source if own is units else units.apply(own.undo(data.source))
-    train = None if data.train is None else data.train[: len(data.samples)]
-    sets = FeatureSets(data.samples, data.target, data.second_target, source, train)
+    sets = FeatureSets(data.samples, data.target, data.second_target, source, data.train)
     return dataclasses.replace(data, features=extractors.sets(sets), extractors=extractors)
-
-
-def with_samples(data: Evaluation, samples: Tensor) -> Evaluation:
-    """With other samples, for distances alone: classes and colours are left out."""
-    seen = {} if data.extractors is None else data.extractors.samples(samples)
-    sets = {k: dataclasses.replace(data.features[k], samples=own) for k, own in seen.items()}
-    return dataclasses.replace(data, samples=samples, features=sets)
 
 
 def fid_block(dim: int) -> int:

@@ -20,7 +20,7 @@ from bench.cell import draws
 from bench.cell.checkpoint import Checkpoints
 from bench.cell.context import CellContext, Notify, RunContext, Saving
 from bench.cell.curve import halvings, measure_curve
-from bench.cell.evaluate import Evaluation, evaluate
+from bench.cell.evaluate import Evaluation, evaluate, reference_values
 from bench.cell.images import excerpts, fid_block, fid_to_training_set, with_features
 from bench.cell.train import Trained, train
 from bench.cell.transport import timed_transport, transported
@@ -177,9 +177,11 @@ def _evaluation(
         samples=transport.end.cpu(),
         path=transport.path.cpu(),
         native=not context.method.noise_only,
-        train=draws.shuffled_training_set(context),
+        train=draws.training_set(context),
         distribution=context.target,
         known=context.task.known(),
+        references=functools.partial(draws.reference_sets, context, held_out.source),
+        key=f"{context.task_digest} {draws.seed_of(context.cell, 'references')}",
     )
     return with_features(data, context, run)
 
@@ -195,6 +197,7 @@ def _evaluate(
     names = [name for name, metric in METRICS.items() if metric.quick or chosen.metrics == "all"]
     intervals = draws.generator(context.cell, "intervals")
     found["metrics"] = evaluate(data, chosen.replicates, intervals, names)
+    found["references"] = reference_values(data, names)
     if data.extractors is not None:
         found |= data.extractors.record
         if chosen.fid_n and context.task.noise_source:

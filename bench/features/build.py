@@ -8,9 +8,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from bench.features import cache
 from bench.features.classifier import FEATURES, Classifier, trained
 from bench.features.inception import FidError, Inception, check_shape, weight_file
 from datasets import Normalisation, Task
+from datasets.base import digest_of
 
 DARK = 1e-5  # grey that is added to the mean: a black image is grey, colours do not change
 
@@ -23,7 +25,7 @@ class FeatureSets:
     target: Tensor  # (n, F)
     second_target: Tensor  # (n, F)
     source: Tensor | None = None  # (n, F) where the source is images too
-    train: Tensor | None = None  # (N, F) some training images, in random order
+    train: Tensor | None = None  # (N, F) the training images
     wanted: tuple[int, ...] = ()  # of class probabilities: the columns of the target's classes
 
     def seen(self, look: Callable[[Tensor], Tensor], wanted: tuple[int, ...] = ()) -> Self:
@@ -31,15 +33,12 @@ class FeatureSets:
         seen: dict[str, Any] = {name: look(rows) for name, rows in self._there().items()}
         return dataclasses.replace(self, **seen, wanted=wanted)
 
-    def part(self, lines: Tensor, first: Tensor, second: Tensor, train: Tensor | None) -> Self:
-        """Some rows of every set: ``lines`` of the samples and the source, each index (k,).
+    def part(self, lines: Tensor, first: Tensor, second: Tensor) -> Self:
+        """Some rows: ``lines`` of the samples and the source, each index (k,).
 
-        ``first`` and ``second`` are of the two target sets. ``train`` brings the training images
-        into another order, a permutation of at least as many numbers.
+        ``first`` and ``second`` are of the two target sets; the training images stay.
         """
         index = {"samples": lines, "source": lines, "target": first, "second_target": second}
-        if self.train is not None and train is not None:
-            index["train"] = train[train < len(self.train)]
         part: dict[str, Any] = {k: x[index[k]] for k, x in self._there().items() if k in index}
         return dataclasses.replace(self, **part)
 
@@ -133,7 +132,11 @@ class FeatureExtractors:
         classifier = self.classifier
         if classifier is not None:
             # Features and class probabilities side by side: each image is seen once.
-            both = images.seen(lambda x: torch.cat(classifier(x), 1))
+            both = dataclasses.replace(images, train=None).seen(
+                lambda x: torch.cat(classifier(x), 1)
+            )
+            if images.train is not None:
+                both = dataclasses.replace(both, train=_kept(classifier, images.train))
             features["classifier"] = both.seen(lambda x: x[:, :FEATURES])
             features["classes"] = both.seen(lambda x: x[:, FEATURES:], self.wanted)
         if self.pixels.shape[0] == 3 and images.source is not None:
@@ -145,10 +148,16 @@ class FeatureExtractors:
         return features
 
     def samples(self, samples: Tensor) -> dict[str, Tensor]:
-        """The features of other samples (n, D) that distances are made of, by map."""
+        """The features and class probabilities of other samples (n, D), by map."""
         images, features = self.pixels(samples), {}
         if self.classifier is not None:
-            features["classifier"] = self.classifier(images)[0]
+            features["classifier"], features["classes"] = self.classifier(images)
         if self.inception is not None:
             features["inception"] = self.inception(images)
         return features
+
+
+def _kept(classifier: Classifier, images: Tensor) -> Tensor:
+    """Features and class probabilities of the training images, which all cells of a task share."""
+    name = f"training-{digest_of([classifier.hash, images])[:32]}"
+    return cache.kept(name, lambda: {"seen": torch.cat(classifier(images), 1)})["seen"]

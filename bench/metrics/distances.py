@@ -31,7 +31,7 @@ def w2(samples: Tensor, target: Tensor) -> float:
     return float(np.sqrt(optimal_cost(samples, target)))
 
 
-@metric("w1", "W1", "distance", max_dim=3)
+@metric("w1", "W1", "distance", max_dim=3, headline="plain")
 def w1(samples: Tensor, target: Tensor) -> float:
     """1-Wasserstein distance of the empirical measures, min_plan mean |x - y|.
 

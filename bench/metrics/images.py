@@ -25,7 +25,7 @@ LABELS: dict[str, Any] = {"features": "classes", **PICTURED, **SHARE}
 COLOURS: dict[str, Any] = {"features": "colour", "floor": "0, the colour is kept"}
 
 
-@metric("fid", "FID", "distance", features="inception", main=4, headline="images", **EVERYWHERE)
+@metric("fid", "FID", "distance", features="inception", main=5, headline="images", **EVERYWHERE)
 def fid(samples: Tensor, target: Tensor) -> float:
     """Fréchet Inception Distance: :func:`frechet` of the 2048 features of pytorch-fid's network.
 
@@ -63,7 +63,7 @@ def fid_train(samples: Moments, target: Moments) -> float:
     return frechet_of_moments(samples, target)
 
 
-@metric("fd_classifier", "FD (classifier)", "distance", main=3, **SEEN, **EVERYWHERE)
+@metric("fd_classifier", "FD (classifier)", "distance", main=4, **SEEN, **EVERYWHERE)
 def fd_classifier(samples: Tensor, target: Tensor) -> float:
     """:func:`frechet` of the features of the task's classifier: like FID, and not FID.
 

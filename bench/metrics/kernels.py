@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from bench.metrics.base import Array, blocks, metric, squared_distances, to_numpy
+from bench.metrics.base import EVERYWHERE, Array, blocks, metric, squared_distances, to_numpy
 from datasets import Distribution
 
 MEDIAN_SAMPLES = 1000  # target samples whose distances give the bandwidth
@@ -24,12 +24,20 @@ def bandwidth(target: Tensor) -> float:
     return float(np.median(pdist(to_numpy(target[:MEDIAN_SAMPLES]))))
 
 
-@metric("energy_distance", "energy distance", "distance", quick=True, curve=True)
+@metric("energy_distance", "energy distance", "distance", main=3, headline="plain", **EVERYWHERE)
 def energy_distance(samples: Tensor, target: Tensor) -> float:
     """sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|), means over all pairs (V-statistic).
 
     0 is ideal; its floor is above it. Agrees with ``scipy.stats.energy_distance`` in one dimension;
     units are the square root of the data's. Meaningful in every dimension.
+
+    Tasks of vectors are ranked by it, because W2 is decided by mode counts and single samples. A
+    share e of the samples at a distance r from where they should be adds e r^2 to W2^2, hence
+    sqrt(e) r to W2, but e r to W1 and about e sqrt(2 r) here: one of 2,000 samples 20 units away
+    makes a W2 of .45 where two sets from the 8 Gaussians have .10, and an energy distance of .003
+    beside .021. An exact map of 2,000 start points, with 3 of 250 too many in some modes, has a W2
+    of .24 and an energy distance of .019. W1 would do as well in the plane, and means nothing
+    above a few dimensions.
 
     References:
         Szekely and Rizzo, Energy statistics, JSPI 2013.

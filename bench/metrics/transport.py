@@ -45,7 +45,13 @@ def radial_transport_cost(source: Tensor, samples: Tensor) -> float:
 
 
 @metric(
-    "coupling_ratio", "coupling ratio", "coupling", floor=COUPLING, ideal=1.0, max_dim=3, **SHOWN
+    "coupling_ratio",
+    "coupling ratio",
+    "coupling",
+    floor=COUPLING,
+    ideal=1.0,
+    max_dim=3,
+    headline="plain",
 )
 def coupling_ratio(source: Tensor, samples: Tensor) -> float:
     """mean |x - T(x)|^2 over the optimal cost between the same two sets; 1 is optimal.

@@ -18,6 +18,7 @@ from datasets.gaussians import (
     covariances,
     flow_matrix,
     linear_cost,
+    linear_map,
     optimal_matrix,
     square_root,
 )
@@ -90,6 +91,26 @@ def test_the_optimal_map_is_that_of_pot(name: str) -> None:
     x = torch.randn(5, task.dim, generator=rng(), dtype=torch.float64)
     np.testing.assert_allclose(known.optimal_map(x), x @ matrix.T, rtol=1e-6)
     assert linear_cost(source, matrix) == pytest.approx(known.optimal_cost, rel=1e-6)
+
+
+def test_the_linear_map_has_the_moments_of_its_target_and_is_optimal() -> None:
+    """Of samples, and of samples in a plane: there the part that can be carried."""
+    x = torch.randn(400, 3, generator=rng()).double() @ torch.randn(3, 3, generator=rng(1)).double()
+    y = 2 + torch.randn(300, 3, generator=rng(2)).double() * torch.tensor([1.0, 0.1, 3.0])
+    image = linear_map(x, y)(x)
+    torch.testing.assert_close(image.mean(0), y.mean(0))
+    torch.testing.assert_close(image.T.cov(), y.T.cov())
+    cost = (image - x).square().sum(1).mean() - (x.mean(0) - y.mean(0)).square().sum()
+    nothing, spreads = np.zeros(3), (x.T.cov().numpy(), y.T.cov().numpy())
+    expected = ot.gaussian.bures_wasserstein_distance(nothing, nothing, *spreads) ** 2 * 399 / 400
+    assert float(cost) == pytest.approx(float(expected), rel=1e-6)
+    flat = x.clone()
+    flat[:, 1] = 5
+    image = linear_map(flat, y)(flat)
+    assert image.isfinite().all()
+    assert linear_map(flat, y)(flat.float()).dtype == torch.float32
+    wide = torch.eye(3).double() * 2
+    torch.testing.assert_close(linear_map(flat, flat @ wide)(flat), flat @ wide)
 
 
 def test_the_flow_of_commuting_covariances_is_optimal() -> None:

@@ -424,7 +424,7 @@ def test_a_cell_of_images_has_the_metrics_of_images() -> None:
     assert values["label_success"] > 0.95
     assert values["label_success_floor"] > 0.95
     assert values["colour_shift_ratio"] == pytest.approx(1, abs=0.15)
-    assert values["feature_memorised"] == 1  # these are the training samples
+    assert values["feature_copied"] == 1  # these are the training samples
     identity = metrics_of(ColouredThreeToTwo(), three.train[:80], three.train[:80])
     assert identity["label_success"] < 0.1
     assert identity["colour_shift"] == identity["feature_cost"] == 0
@@ -454,16 +454,24 @@ def test_generation_has_no_metric_of_the_source_and_sees_noise() -> None:
 def test_parts_have_the_features_of_their_rows() -> None:
     """Features that are the samples themselves give the metrics of the samples themselves."""
     x, y, z, train = (torch.randn(80, 3, generator=rng(k)) for k in range(4))
-    own = FeatureSets(x, y, z, x, train[:50])
+    own = FeatureSets(x, y, z, x, train)
     data = Evaluation(x, x, y, z, torch.stack([x, x]), True, train=train, features={"colour": own})
-    for seed in range(3):
-        part = data.part(rng(seed))
+    for rows in data.parts(3, rng()):
+        part = data.part(rows)
         seen = part.features["colour"]
         for name in ("source", "samples", "target", "second_target"):
             assert torch.equal(getattr(part, name), getattr(seen, name))
-        assert seen.train is not None
-        assert sorted(seen.train.tolist()) == sorted(train[:50].tolist())
-        assert not torch.equal(seen.train, train[:50])
+        assert len(seen.samples) == 20
+        assert seen.train is train
+    halves = [data.split(k) for k in range(2)]
+    for half in halves:
+        seen = half.features["colour"]
+        assert torch.equal(half.target, seen.target)
+        assert torch.equal(half.second_target, seen.second_target)
+        both = torch.cat([half.target, half.second_target])
+        assert sorted(both.tolist()) == sorted(torch.cat([y, z]).tolist())
+        assert 20 < sum((row == y).all(1).any() for row in half.target) < 60  # of 80
+    assert not torch.equal(halves[0].target, halves[1].target)
 
 
 def test_metrics_of_features_are_of_the_features() -> None:

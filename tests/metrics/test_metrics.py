@@ -33,7 +33,7 @@ from bench.metrics.distances import (
 )
 from bench.metrics.kernels import energy_distance, mmd, stein_discrepancy
 from bench.metrics.modes import mode_error, mode_shares, modes_missed
-from bench.metrics.neighbours import coverage, density, memorised, recall
+from bench.metrics.neighbours import copied, copied_error, coverage, density, recall
 from bench.metrics.neighbours import precision as knn_precision
 from bench.metrics.transport import (
     coupling_ratio,
@@ -44,9 +44,9 @@ from bench.metrics.transport import (
     straightness,
     transport_cost,
 )
-from bench.metrics.two_sample import c2st, c2st_error
+from bench.metrics.two_sample import c2st, c2st_error, c2st_mlp
 from datasets import Known
-from datasets.gaussians import StandardNormal
+from datasets.gaussians import Gaussian, StandardNormal, covariances
 from datasets.mixtures import Mixture
 
 DISTANCES = {
@@ -384,7 +384,7 @@ def test_every_metric_is_documented() -> None:
 
 def test_w2_is_left_out_above_three_dimensions() -> None:
     assert [METRICS["w2"].meaningful(dim) for dim in (1, 3, 4, 64)] == [True, True, False, False]
-    few = {"w1", "w2", "coupling_ratio", "c2st"}
+    few = {"w1", "w2", "coupling_ratio", "c2st", "c2st_mlp"}
     assert all(m.meaningful(3072) for name, m in METRICS.items() if name not in few)
 
 
@@ -526,7 +526,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def values() -> list[float]:
         pairs = [energy_distance, mmd, knn_precision, recall, density, coverage]
-        return [f(x, y) for f in pairs] + [stein_discrepancy(x, y, known), memorised(x, y, 2 * y)]
+        return [f(x, y) for f in pairs] + [stein_discrepancy(x, y, known), copied(x, y, 2 * y)]
 
     whole = values()
     monkeypatch.setattr(base, "BLOCK", 300)
@@ -557,16 +557,24 @@ def test_one_mode_of_two_is_precise_and_half_covered() -> None:
     assert density(samples, target) == pytest.approx(1, rel=0.2)
 
 
-def test_the_memorised_share_of_copies_of_fresh_data_and_of_a_mixture() -> None:
-    train, held_out, fresh = (normal(400, 3, seed=k) for k in range(3))
-    assert memorised(train, held_out, train) == 1
-    assert memorised(held_out, held_out, train) == 0
-    assert memorised(fresh, held_out, train) == pytest.approx(0.5, abs=0.08)
-    half = torch.cat([train[:200] + 1e-3, fresh[:200]])
-    assert memorised(half, held_out, train) == pytest.approx(0.75, abs=0.06)
-    # More training samples than held-out ones would be nearer by their number alone.
-    more = torch.cat([train, normal(4000, 3, seed=5)])
-    assert memorised(fresh, held_out, more) == pytest.approx(0.5, abs=0.08)
+@pytest.mark.parametrize("size", [400, 8000])
+def test_the_copied_share_of_copies_of_fresh_data_and_of_a_mixture(size: int) -> None:
+    """However many training samples there are: none of the copies is diluted."""
+    train, held_out, fresh = (normal(n, 3, seed=k) for k, n in enumerate((size, 400, 400)))
+    assert copied(train[:300], held_out, train) == 1
+    assert copied(held_out, held_out, train) == 0.05
+    assert copied(fresh, held_out, train) == pytest.approx(0.05, abs=3 * copied_error(0.05, 400))
+    tenth = torch.cat([train[:40] + 1e-4, fresh[:360]])
+    assert copied(tenth, held_out, train) == pytest.approx(0.1 + 0.9 * 0.05, abs=0.04)
+    assert copied(fresh + 50, held_out, train) == 0
+
+
+def test_the_error_of_the_copied_share_is_its_spread_over_draws() -> None:
+    train = normal(1000, 3)
+    draws = [(normal(300, 3, seed=k), normal(300, 3, seed=1000 + k)) for k in range(1, 100)]
+    values = [copied(samples, held_out, train) for samples, held_out in draws]
+    assert np.mean(values) == pytest.approx(0.05, abs=0.005)
+    assert np.std(values) == pytest.approx(copied_error(0.05, 300), rel=0.2)
 
 
 # C2ST
@@ -589,7 +597,22 @@ def test_c2st_is_near_the_best_possible_accuracy_and_one_half() -> None:
     shifted = z + torch.tensor([2.0, 0.0])
     assert c2st(x, shifted) == pytest.approx(stats.norm.cdf(1), abs=0.02)
     assert c2st(x, x[:1500] + 100) == 1
-    assert c2st_error(0.5, 2000) == pytest.approx(0.5 / math.sqrt(4000))
+    assert c2st_error(0.5, 2000) == pytest.approx(1.25 * 0.5 / math.sqrt(4000))
+
+
+def test_a_network_sees_correlations_that_trees_miss() -> None:
+    """Sixteen normal variables whose correlations were removed: columns in random orders."""
+    law = Gaussian(covariances(16)[0])
+    x, y = (law.sample(2000, torch.Generator().manual_seed(k)) for k in range(2))
+    orders = [torch.randperm(2000, generator=torch.Generator().manual_seed(k)) for k in range(16)]
+    apart = torch.stack([column[order] for column, order in zip(x.T, orders, strict=True)], dim=1)
+    assert c2st(apart, y) < 0.84
+    assert c2st_mlp(apart, y) > 0.88
+    assert c2st_mlp(x, y) == pytest.approx(0.5, abs=0.03)
+    assert c2st_mlp(x, y) == c2st_mlp(x, y)
+    shifted = y + torch.tensor([2.0] + 15 * [0.0])
+    assert c2st_mlp(y[:1500], shifted) > stats.norm.cdf(1 / 2.0**0.5)
+    assert math.isnan(c2st_mlp(x[:20], y))
 
 
 @pytest.mark.slow
@@ -643,7 +666,7 @@ def test_losses_are_smaller_where_values_are_better() -> None:
     assert METRICS["w2"].loss(2.0) > METRICS["w2"].loss(1.0)
     assert METRICS["coverage"].loss(0.5) > METRICS["coverage"].loss(0.9)
     assert METRICS["density"].loss(1.5) > METRICS["density"].loss(0.9)
-    assert METRICS["memorised"].loss(0.9) > METRICS["memorised"].loss(0.45)
+    assert METRICS["copied"].loss(0.9) > METRICS["copied"].loss(0.04)
     assert {m.better for m in METRICS.values()} == {"lower", "higher", "nearest"}
 
 
@@ -661,7 +684,7 @@ def test_a_name_a_label_and_a_kind_suffice() -> None:
     assert found.floor == METRICS["w2"].floor == "the same metric between two fresh target sets"
     assert type(found(torch.ones(3, 2), torch.zeros(3, 2))) is float
     assert METRICS["w2"].summary.startswith("2-Wasserstein distance")
-    assert METRICS["map_error"].floor_kind == METRICS["memorised"].floor_kind == "ideal"
+    assert METRICS["map_error"].floor_kind == METRICS["copied"].floor_kind == "ideal"
     assert METRICS["path_energy"].floor == "the optimal cost to the held-out target"
 
 
@@ -685,4 +708,18 @@ def test_a_mistake_in_a_metric_is_an_error_that_names_it(more: dict[str, Any], w
 def test_what_ranks_comes_first_and_the_first_of_it_first() -> None:
     ranks = [found.main for found in METRICS.values()]
     assert ranks == sorted(ranks, reverse=True)
-    assert main_metrics() == ["fid", "fd_classifier", "w2", "sliced_w2"]
+    ranking = ["fid", "fd_classifier", "energy_distance", "w2", "sliced_w2"]
+    assert main_metrics() == ranking
+
+
+def test_few_samples_far_away_decide_w2_and_not_the_energy_distance() -> None:
+    """A share e at a distance r: W2 + sqrt(e) r, W1 + e r, energy distance e times the point's."""
+    x, y = normal(1000, 2), normal(1000, 2, seed=1)
+    far = x.clone()
+    far[0] = torch.tensor([20.0, 0.0])
+    assert w2(far, y) > 3 * w2(x, y)
+    assert w1(far, y) == pytest.approx(w1(x, y) + 20 / 1000, abs=0.005)
+    assert energy_distance(far, y) == pytest.approx(energy_distance(x, y), rel=0.1)
+    few, point = torch.cat([y[:999], far[:1]]), far[:1]
+    expected = energy_distance(point, y[:999]) / 1000  # D((1-e) P + e d, P) = e D(d, P)
+    assert energy_distance(few, y[:999]) == pytest.approx(expected, rel=1e-6)
