@@ -200,13 +200,13 @@ def test_the_references_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (cell,) = Spec(methods=[method], tasks=[task], seeds=[0], settings=settings).cells()
         return run_cell(cell, tmp_path)
 
-    first, second = (outcome(method, "moons_to_8gaussians") for method in ("fm", "efm"))
+    first, second = (outcome(method, "moons_to_8gaussians") for method in ("fm", "ot-cfm"))
     found = first.references
     assert set(found) == {"perfect", "identity", "linear", "noise"}
     assert found == second.references
     assert first.metrics["w2_floor"] == second.metrics["w2_floor"]
     assert found["perfect"]["energy_distance"] < 0.15 < found["linear"]["energy_distance"]
-    assert found["linear"]["frechet"] < 0.2 < found["noise"]["frechet"]
+    assert found["linear"]["frechet"] < 0.5 < found["noise"]["frechet"]
     assert found["identity"]["transport_cost"] == 0 < found["linear"]["transport_cost"]
     assert "transport_cost" not in found["noise"]
     assert not {"straightness", "excess_cost"} & {name for one in found.values() for name in one}
