@@ -30,7 +30,7 @@ from methods import METHODS
 
 TERMINAL_ROWS = 40  # of a task
 NARROW = {"changed", "95% interval", "sampling s"}  # the terminal has no room for them
-WIDTH, WORDS = 160, 44  # of a line of the terminal, and of a column of words in it
+WIDTH, WORDS, HEAD = 160, 44, 16  # of a line of the terminal, of a column of words, of its head
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 PAGE_ROWS = 100  # of a task
 MAX_NAMES = 10  # devices and commits
@@ -50,12 +50,12 @@ def terminal(analysis: Analysis) -> str:
     """The leaderboard for a terminal, under the names of the tasks; then the ranks over tasks."""
     tables = {task: task_table(analysis, task, TERMINAL_ROWS, NARROW) for task in analysis.tasks}
     named = [table._replace(title=task) for task, table in tables.items()]
-    return "\n\n".join(map(_plain, [*named, *overall_tables(analysis)]))
+    return "\n\n".join(map(plain, [*named, *overall_tables(analysis)]))
 
 
-def _plain(table: Table) -> str:
+def plain(table: Table) -> str:
     """Lines of at most ``WIDTH`` letters: long words go on below, and last columns are left out."""
-    grid = [[[name] for name in table.head]]
+    grid = [[textwrap.wrap(name, HEAD, break_long_words=False) for name in table.head]]
     for row in table.rows:
         grid.append([textwrap.wrap(_marked(entry), WORDS) or [""] for entry in row])
     sizes = [max(len(line) for row in grid for line in row[k]) for k in range(len(table.head))]

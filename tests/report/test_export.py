@@ -22,9 +22,9 @@ from bench.config.plugins import load_plugin
 from bench.metrics import METRICS
 from bench.report import terminal, write_report
 from bench.report.__main__ import main
-from bench.report.export import latex, markdown
+from bench.report.export import latex, markdown, plain
 from bench.report.plots.charts import critical_difference_figure
-from bench.report.tables import pages
+from bench.report.tables import Entry, Table, pages
 from methods import METHODS
 from tests.analysis.made import (
     EIGHT,
@@ -219,6 +219,17 @@ def test_no_line_of_the_terminal_is_wider_than_it() -> None:
     narrow = terminal(analysis(usual()))
     assert max(map(len, narrow.splitlines())) <= 160
     assert "leaderboard.md also" not in narrow
+
+
+@pytest.mark.parametrize("size", range(60, 90))
+def test_a_column_is_shown_as_long_as_it_fits(size: int) -> None:
+    """Two columns and the two spaces between them."""
+    texts = ["1" * 75, "2" * size]
+    table = Table("title", texts, [[Entry("1"), Entry("2")]], [])
+    lines = plain(table).splitlines()
+    fits = 75 + 2 + size <= 160
+    assert lines[1] == ("  ".join(texts) if fits else texts[0])
+    assert max(map(len, lines[:3])) <= 160
 
 
 class Tables(HTMLParser):
