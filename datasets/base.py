@@ -280,14 +280,19 @@ def halves(samples: Any, labels: Any) -> Split:
 
 
 class Labelled(NamedTuple):
-    """Labelled samples in the units of a task, for the classifier that metrics of images use."""
+    """Labelled samples in the units of a task, for the classifier that metrics of images use.
 
-    train: Tensor  # (N, D), none of them a test sample of the task
+    The training samples are no test samples of the task, nor any that tuning evaluates on
+    (:meth:`Distribution.for_validation`): what a classifier has learned by heart it cannot judge.
+    """
+
+    train: Tensor  # (N, D)
     train_labels: Tensor  # (N,) int64, from 0 to classes - 1
     test: Tensor  # (M, D)
     test_labels: Tensor  # (M,)
     names: tuple[str, ...]  # the classes in words, as many as there are
     wanted: tuple[int, ...]  # the classes that the target of the task consists of
+    name: str | None = None  # under which weights may be shipped; other training samples, another
 
 
 Map = Callable[[Tensor], Tensor]  # from x (B, D) to (B, D)

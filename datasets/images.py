@@ -163,13 +163,36 @@ class ImageSet:
             parts.append(ByteImages(images, rows))
         return Images(parts[0], parts[1], self.shape, self.normalisation, augment)
 
-    def labelled(self, wanted: Iterable[int]) -> Labelled:
-        """Images with their labels, as many of each part as memory should hold."""
-        every, split = self.distribution(), self.split
-        train_labels = split.train_labels[every.train_bytes.bounded()]
-        test_labels = split.test_labels[every.test_bytes.bounded()]
-        parts = every.train, train_labels, every.test, test_labels
-        return Labelled(*parts, self.names, tuple(wanted))
+    def labelled(
+        self,
+        wanted: Iterable[int],
+        tuned: Iterable[tuple[int, ...]] = (),
+        name: str | None = None,
+    ) -> Labelled:
+        """Images with their labels, as many of each part as memory should hold.
+
+        Left out of the training images are those that tuning evaluates on: the part for validation
+        of each choice of classes in ``tuned``.
+        """
+        every = self.distribution()
+        rows = every.train_bytes.rows
+        for classes in tuned:
+            rows = rows[~torch.isin(rows, self._validation_rows(classes))]
+        learned = Images(
+            ByteImages(self.split.train, rows), every.test_bytes, self.shape, self.normalisation
+        )
+        train_labels = self.split.train_labels[rows[learned.train_bytes.bounded()]]
+        test_labels = self.split.test_labels[every.test_bytes.bounded()]
+        parts = learned.train, train_labels, learned.test, test_labels
+        return Labelled(*parts, self.names, tuple(wanted), name)
+
+    def _validation_rows(self, classes: tuple[int, ...]) -> Tensor:
+        """Which training images of some classes are for validation, (k,) int64."""
+        images = self.distribution(classes)
+        try:
+            return images.for_validation().test_bytes.rows
+        except ValueError:  # all are equal: these tuning refuses, and nothing else
+            return torch.empty(0, dtype=torch.int64)
 
 
 class ImageTask(Task):
@@ -185,6 +208,14 @@ class ImageTask(Task):
     def wanted(self) -> tuple[int, ...]:
         """The classes of the target."""
         return self.target_classes
+
+    def tuned(self) -> set[tuple[int, ...]]:
+        """The choices of classes whose images for validation no classifier is trained on."""
+        return {self.wanted()} if self.noise_source else {self.wanted(), self.source_classes}
+
+    def labelled_name(self) -> str | None:
+        """Of the labelled images, where they are always the same ones; None elsewhere."""
+        return None
 
     def augment(self) -> Augment | None:
         """What is done to images that are drawn for training."""
@@ -211,7 +242,7 @@ class ImageTask(Task):
 
     def labelled(self) -> Labelled:
         with self.errors():
-            return self.images().labelled(self.wanted())
+            return self.images().labelled(self.wanted(), self.tuned(), self.labelled_name())
 
     def _labels(self) -> list[Tensor]:
         with self.errors():  # without decoding the images

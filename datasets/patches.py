@@ -59,6 +59,13 @@ class Patches(SizedTask):
     def images(self) -> ImageSet:
         return patches(self.size)
 
+    def tuned(self) -> set[tuple[int, ...]]:
+        """Those of both tasks, which share one set of labelled images."""
+        return {(0, 1), (0,), (1,)}
+
+    def labelled_name(self) -> str:
+        return f"patches_{self.size}"
+
 
 @register
 class GaussianToPatches(FromNoise, Patches):

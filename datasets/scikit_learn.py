@@ -6,6 +6,7 @@ standardised by the training rows of all classes.
 
 from functools import cache
 
+import torch
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 
 from datasets.base import (
@@ -40,6 +41,17 @@ def samples(name: str, label: int | None = None) -> Empirical:
     return Empirical(train, test, (1, 8, 8) if digits else train.shape[1:], units)
 
 
+@cache
+def labelled_digits() -> Labelled:
+    """All digits, one set for both tasks: without the images that tuning of either evaluates on."""
+    split = _split("digits").map(lambda images: PIXELS.apply(images.float()))
+    parts = (samples("digits", label).for_validation() for label in (None, 2, 3))
+    held = torch.cat([part.test for part in parts])
+    kept = ~(split.train[:, None] == held).all(2).any(1)
+    split = split._replace(train=split.train[kept], train_labels=split.train_labels[kept])
+    return Labelled(*split, names=tuple(map(str, TEN)), wanted=TEN, name="digits_8")
+
+
 class Digits(Task):
     """What the tasks with digits as target share."""
 
@@ -49,8 +61,7 @@ class Digits(Task):
         return samples("digits")
 
     def labelled(self) -> Labelled:
-        labelled = _split("digits").map(lambda images: PIXELS.apply(images.float()))
-        return Labelled(*labelled, names=tuple(map(str, TEN)), wanted=TEN)
+        return labelled_digits()
 
 
 @register

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from bench.features import cache
-from bench.features.classifier import FEATURES, Classifier, trained
+from bench.features.classifier import FEATURES, Classifier, shipped, trained
 from bench.features.inception import FidError, Inception, check_shape, weight_file
 from datasets import Normalisation, Task
-from datasets.base import digest_of
+from datasets.base import Labelled, digest_of
 
 DARK = 1e-5  # grey that is added to the mean: a black image is grey, colours do not change
 
@@ -89,6 +89,12 @@ def colours(images: Tensor) -> Tensor:
     return torch.nn.functional.normalize((weights * pixels).mean(2) + DARK, dim=1)
 
 
+def labelled_images(labelled: Labelled, pixels: Pixels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training images (N, C, H, W) in [0, 1] and labels (N,), and those of the test (M, ...)."""
+    train, test = pixels(labelled.train), pixels(labelled.test)
+    return train, labelled.train_labels, test, labelled.test_labels
+
+
 class FeatureExtractors:
     """The feature maps of a task of images, and ``record``, what they were made of.
 
@@ -113,9 +119,10 @@ class FeatureExtractors:
         self.record: dict[str, Any] = {}
         labelled = task.labelled()
         if labelled is not None:
-            train, train_labels, test, test_labels, names, self.wanted = labelled
-            images = pixels(train), train_labels, pixels(test), test_labels
-            self.classifier = trained(*images, classes=len(names))
+            self.wanted, classes = labelled.wanted, len(labelled.names)
+            self.classifier = shipped(labelled.name, pixels.shape, classes) or trained(
+                *labelled_images(labelled, pixels), classes
+            )
             self.record["classifier_hash"] = self.classifier.hash
             self.record["classifier_accuracy"] = self.classifier.accuracy
         try:

@@ -1,23 +1,31 @@
 """A small classifier trained once on the labelled images of a task.
 
 Its last hidden layer is the feature map of ``fd_classifier`` and of the other metrics that need no
-download, and its classes say what an image shows. It is trained on training images alone, and kept
-in the cache under the hash of what it was made of: the same for every cell of a task.
+download, and its classes say what an image shows. It is trained on training images alone, without
+those that tuning evaluates on. Weights for the images that every installation has are shipped, in
+``weights/``: a training on another machine ends elsewhere, and moves distances of features by some
+percent. Of other images it is trained when it is first needed, and kept in the cache under the hash
+of what it was made of: the same for every cell of a task.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from bench.features.cache import Tensors, kept, tensors_digest
+from bench.features.cache import Tensors, kept, stored, tensors_digest
 from datasets.base import digest_of
 
-RECIPE = "2"  # raised when the network, its training or the file changes: others are not loaded
+# Raised when the network, its training or the file changes: others are not loaded from the cache,
+# and studies/classifiers.py makes those anew that are shipped.
+RECIPE = "3"
+WEIGHTS = Path(__file__).with_name("weights")
 WIDTHS, FEATURES = (16, 32, 64), 64
 LARGEST_SIDE = 32  # larger images are averaged down to about this: classes are seen there too
+LARGEST_MAP = 4  # so is what the last convolution has seen, to this: else most weights are there
 STEPS, BATCH = 500, 48
 NEGATIVES = 16  # images of no single class that each batch has in addition
 RATE, WEIGHT_DECAY = 3e-3, 1e-4
@@ -39,10 +47,12 @@ class Network(nn.Module):
             convolution = nn.Conv2d(before, after, 3, stride, 1, bias=False)
             layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
             before = after
-        self.convolutions = nn.Sequential(*layers, nn.Flatten())
         with torch.no_grad():
-            size = self.convolutions.eval()(torch.zeros(1, channels, height, width)).shape[1]
-        self.hidden = nn.Sequential(nn.Linear(size, FEATURES), nn.ReLU())
+            seen = nn.Sequential(*layers).eval()(torch.zeros(1, channels, height, width)).shape
+        rows, columns = (min(side, LARGEST_MAP) for side in seen[2:])
+        layers += [nn.AdaptiveAvgPool2d((rows, columns)), nn.Flatten()]
+        self.convolutions = nn.Sequential(*layers)
+        self.hidden = nn.Sequential(nn.Linear(before * rows * columns, FEATURES), nn.ReLU())
         self.last = nn.Linear(FEATURES, classes)
         self.spread = nn.Buffer(torch.ones(()))  # of the training images' features, their unit
 
@@ -72,6 +82,16 @@ class Classifier:
         return features, logits.softmax(1)
 
 
+def shipped(name: str | None, shape: Sequence[int], classes: int) -> Classifier | None:
+    """The classifier of the labelled images of a name, if its weights come with this package.
+
+    Raises:
+        ValueError: a file that is not as it was written.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    return _loaded(stored(path), shape, classes) if name and path.is_file() else None
+
+
 def trained(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, classes: int
 ) -> Classifier:
@@ -80,18 +100,32 @@ def trained(
     The accuracy, of the test images, may be low where classes are hard (CIFAR-10): read it beside
     the metrics. Labels (N,) go from 0 to ``classes`` - 1.
     """
-    made_of = f"recipe {RECIPE} classes {classes} ", train, train_labels, test, test_labels
+    name = digest_of(
+        [f"recipe {RECIPE} classes {classes} ", train, train_labels, test, test_labels]
+    )
+    weights = kept(
+        f"classifier-{name[:32]}",
+        lambda: weights_of(train, train_labels, test, test_labels, classes),
+    )
+    return _loaded(weights, train.shape[1:], classes)
 
-    def make() -> Tensors:
-        # From the second weights that are drawn, as in recipe 1: they are the same.
+
+def weights_of(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, classes: int
+) -> Tensors:
+    """Trains a classifier, as in :func:`trained`: its weights, and its ``accuracy``."""
+    with _reproducible():
         network = fit(Network(train.shape[1:], classes), train, train_labels)
         right = network.in_parts(test)[1].argmax(1) == test_labels
-        return {**network.state_dict(), "accuracy": right.double().mean()}
+    return {**network.state_dict(), "accuracy": right.double().mean()}
 
-    with _reproducible():
-        network = Network(train.shape[1:], classes)
-        weights = kept(f"classifier-{digest_of(made_of)[:32]}", make)
+
+def _loaded(weights: Tensors, shape: Sequence[int], classes: int) -> Classifier:
+    """The classifier of images (C, H, W) from what :func:`weights_of` returns."""
+    weights = dict(weights)
     accuracy = float(weights.pop("accuracy"))
+    with torch.random.fork_rng(devices=[]):
+        network = Network(shape, classes)
     network.load_state_dict(weights)
     return Classifier(network.eval(), tensors_digest(weights)[:16], accuracy)
 
