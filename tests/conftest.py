@@ -11,6 +11,16 @@ import bench.run
 from datasets.cache import CACHE
 from tests.commands import no_plugins
 
+SLOW_TIMEOUT = 1200
+"""Seconds after which a slow test has failed, in place of ``timeout`` in pyproject.toml."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A time limit for every slow test that names none of its own."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

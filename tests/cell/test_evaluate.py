@@ -331,6 +331,7 @@ def test_an_evaluation_takes_seconds_and_less_than_a_gigabyte(dim: int, seconds:
     """Of 2,000 samples, in seconds of one processor."""
     code = f"""
 import torch
+from tests.cell.test_evaluate import cost_of_an_evaluation
 torch.set_num_threads(1)
 print(*cost_of_an_evaluation({dim}))
 """
