@@ -8,7 +8,7 @@ JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
 # The main job: every method on the default tasks, a leaderboard here and in results/runs/default.
 bench: $(STAMP)
-	$(BIN)/python -m bench.run --methods efm,efm-exact,fm,fm-exact,pfgm,pfgm-exact --jobs $(JOBS)
+	$(BIN)/python -m bench.run --jobs $(JOBS)
 
 # Lint, types and the fast tests. One thread a process: as many processes as cores are at work.
 test: lint

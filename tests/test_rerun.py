@@ -76,7 +76,7 @@ def test_other_data_and_another_machine_are_named(
         ('"seed": 0', '"seed": 1', "recorded with other settings"),
         ('"width": 8', '"width": "wide"', "unable to parse"),
         ('"method": "efm"', '"method": "unknown"', "method: 'unknown' is not known"),
-        (f'"format": {FORMAT}', f'"format": {FORMAT - 1}', "another version (format 3, here 4)"),
+        (f'"format": {FORMAT}', f'"format": {FORMAT - 1}', "another version (format"),
     ],
 )
 def test_what_cannot_be_run_again_is_one_line(

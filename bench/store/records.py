@@ -26,7 +26,7 @@ from bench.store.folder import (
     write_json,
 )
 
-FORMAT = 4
+FORMAT = 5
 """Raised when older records can no longer stand beside new ones: their folders are refused."""
 SETTLED = ("done", "skipped", "diverged")  # not repeated: the same cell would end the same way
 RESUMABLE = ("timeout", "killed", "failed")  # from a checkpoint: with a higher limit, or mended
