@@ -54,8 +54,8 @@ def _colored(whole: ImageSet, size: int, crop: bool) -> ImageSet:
     return ImageSet((3, size, size), whole.split.map(coloured), DIGITS)
 
 
-SHARED = {tuple(range(10)), (2,), (3,)}
-"""The choices of digits of the two tasks, which share one set of labelled images."""
+SHARED = {tuple(range(10)), (2, 3), (2,), (3,)}
+"""The choices of digits that share labelled images: of both tasks, and of our suites."""
 
 
 class ColoredDigits(SizedTask):

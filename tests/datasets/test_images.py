@@ -383,20 +383,75 @@ def test_labels_are_right_and_of_the_images_of_the_task(task: str) -> None:
     assert labelled.wanted == WANTED[task]
     assert set(labelled.train_labels.tolist()) == set(range(len(labelled.names)))
     assert labelled.train_labels.dtype == labelled.test_labels.dtype == torch.int64
-    for samples, labels, part in (
-        (labelled.train, labelled.train_labels, target.train),
-        (labelled.test, labelled.test_labels, target.test),
+    shown = []
+    for samples, labels in (
+        (labelled.train, labelled.train_labels),
+        (labelled.test, labelled.test_labels),
     ):
         assert samples.dtype == torch.float32
         assert samples.shape == (len(labels), target.dim)
-        wanted = torch.isin(labels, torch.tensor(labelled.wanted))
-        assert rows_of(samples[wanted]) == rows_of(part)
+        shown.append(rows_of(samples[torch.isin(labels, torch.tensor(labelled.wanted))]))
+    assert shown[0] <= rows_of(target.train)
+    assert shown[1] == rows_of(target.test)
     if target.shape[0] == 3 and "digits" in task:
         greys = [
             x.view(-1, *target.shape).amax(1).flatten(1) for x in (labelled.train, labelled.test)
         ]
         labelled = labelled._replace(train=greys[0], test=greys[1])
     assert one_nearest(labelled) > 0.85
+
+
+@pytest.mark.parametrize("task", LABELLED)
+def test_no_classifier_learns_what_tuning_evaluates_on(task: str) -> None:
+    """Of neither side; of the rest it learns what the tasks that share the images leave."""
+    built = TASKS[task]()
+    labelled = built.labelled()
+    assert labelled is not None
+    learned = rows_of(labelled.train)
+    for side in ("target",) if built.noise_source else ("source", "target"):
+        whole: Any = getattr(built, side)()
+        tuned = whole.for_validation()
+        assert len(tuned.test) == max(1, round(VALIDATION_SHARE * len(rows_of(whole.train))))
+        assert learned.isdisjoint(rows_of(tuned.test))
+        if labelled.name is None:
+            assert rows_of(tuned.train) <= learned
+        else:
+            rest = len(learned & rows_of(tuned.train)) / len(rows_of(tuned.train))
+            assert 0.7 < rest < 1
+
+
+def test_the_tasks_of_one_data_set_share_its_labelled_images() -> None:
+    def labels(name: str, **parameters: Any) -> Labelled:
+        labelled = TASKS[name](**parameters).labelled()
+        assert labelled is not None
+        return labelled
+
+    for name, one, other in (
+        ("digits_8", labels("gaussian_to_digits"), labels("digits_3_to_2")),
+        ("colored_digits_16", labels(ALL), labels(THREES)),
+        ("colored_digits_16", labels(ALL, colors="fresh"), labels(ALL, crop="on")),
+        ("colored_digits_16", labels(ALL, digits="2+3"), labels(ALL, digits="3")),
+        ("colored_digits_28", labels(ALL, size=28), labels(THREES, size=28, crop="off")),
+        ("patches_32", labels("gaussian_to_patches"), labels("patches_a_to_b")),
+    ):
+        assert one.name == other.name == name
+        assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
+        assert one.names == other.names
+    for task, parameters in (
+        (ALL, {"digits": "2+4"}),
+        (ALL, {"crop": "off"}),
+        (ALL, {"size": 28, "crop": "on"}),
+        (ALL, {"data": "mnist"}),
+        ("gaussian_to_cifar10", {}),
+    ):
+        assert labels(task, **parameters).name is None
+
+
+def test_labelled_images_of_which_none_can_be_for_validation_are_all_learned() -> None:
+    small = small_set()
+    alike = small.split._replace(train=small.split.train[:1].repeat(12, 1))
+    whole = ImageSet(small.shape, alike, small.names)
+    assert len(whole.labelled((0,), [(0,)]).train) == 12
 
 
 def test_labels_of_the_small_digits_are_those_of_scikit_learn() -> None:
