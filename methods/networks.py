@@ -44,7 +44,8 @@ class NetworkSettings(BaseModel):
       ``auto`` has that for EFM up to ``LOW_DIM`` dimensions, where lines leave the data far behind,
       and for PFGM, whose lines come from far away, always;
     * ``match = parameters``: the width is such that the model of every method has as many weights
-      as a plain network of ``width``, from x and a scalar to D outputs (:func:`matched`).
+      as a plain network of ``width``, from x and a scalar to D outputs (:func:`matched`); with
+      ``match = width`` all have that width.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +58,7 @@ class NetworkSettings(BaseModel):
     embedding: Literal["auto", "full", "plain", "cosine", "ends"] = "auto"
     precondition: Literal["on", "off"] = "on"
     far_field: Literal["auto", "on", "off"] = "auto"
-    match: Literal["parameters", "none"] = "parameters"
+    match: Literal["parameters", "width"] = "parameters"
     unet: Literal["tiny", "small", "paper"] = "tiny"
     dropout: float = Field(0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -108,10 +109,10 @@ def matched(
     """The factory for whose width ``build(factory)`` has the parameters of a plain network.
 
     The plain network goes from x and one scalar to D outputs. A U-Net, whose size has no width, and
-    a model without a network stay as they are, as does everything with ``match = none``.
+    a model without a network stay as they are, as does everything with ``match = width``.
     """
     settings, dim = network.settings, math.prod(network.shape)
-    if settings.match == "none" or settings.kind(*network.shape) == "unet":
+    if settings.match == "width" or settings.kind(*network.shape) == "unet":
         return network
     wanted = parameters_of(replace(network, device="meta")(1, dim))
 

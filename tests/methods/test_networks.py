@@ -395,7 +395,7 @@ def test_what_is_not_to_be_matched_stays() -> None:
         return factory(100, 3)
 
     for settings, shape in (
-        (NetworkSettings(match="none"), (2,)),
+        (NetworkSettings(match="width"), (2,)),
         (NetworkSettings(architecture="unet"), (3, 16, 16)),
     ):
         network = settings.factory(*shape)
