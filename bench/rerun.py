@@ -38,6 +38,7 @@ def _parser() -> Parser:
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; as recorded if not given")
     parser.add_argument("--data-root", metavar="DIR", help="where data sets of yours lie")
     parser.add_argument("--fid-weights", metavar="FILE", help="the weights of pytorch-fid")
+    parser.add_argument("--features", metavar="FILE", help="a network of yours, for fd_custom")
     parser.add_plugins()
     return parser
 
@@ -56,8 +57,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for line in environment_differences(record, device_name(device)):
         print(line)
     with tempfile.TemporaryDirectory() as folder:
-        weights = arguments.fid_weights
-        again = run_cell(cell, Path(folder), device, record.threads, fid_weights=weights)
+        files = {"fid_weights": arguments.fid_weights, "features": arguments.features}
+        again = run_cell(cell, Path(folder), device, record.threads, **files)
         same_samples = equal_samples(path.with_name(SAMPLES), Path(folder) / SAMPLES)
     return _compare(record, again, same_samples, arguments.tolerance)
 

@@ -25,7 +25,7 @@ UNSAID = {**NetworkSettings(width=1, depth=1).model_dump(), "accumulate": 1}
 ALIKE = 0.03  # numbers of weights that differ by less are equal, as those of matched widths
 # Hashes of the networks that images are seen through, and what they evaluate.
 NETWORKS = {"classifier_hash": "fd_classifier and all that the classifier says"}
-NETWORKS |= {"fid_weights_hash": "FID and KID"}
+NETWORKS |= {"fid_weights_hash": "FID and KID", "features_hash": "fd_custom"}
 Values = dict[tuple[str, ...], list[str]]  # the values of a setting, the methods that have them
 
 

@@ -17,6 +17,7 @@ TRAILING = [
 ]
 # What images were seen through: the networks, and why there is no FID.
 SEEN = ["classifier_hash", "classifier_accuracy", "fid_weights_hash", "fid_reason"]
+SEEN += ["features_file", "features_hash"]
 LAST = ["evaluated", "landed", *MEMORY, *SEEN, "id"]
 NAMES = ["task", "method", "seed", "task_version", "setting", "count", "note"]
 NAMES += ["role", "main_metric", "score"]

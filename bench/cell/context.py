@@ -56,3 +56,4 @@ class RunContext(NamedTuple):
     notify: Notify
     saving: Saving
     fid_weights: str | None  # the weight file of pytorch-fid; None for its usual place
+    features: str | None = None  # the TorchScript file of a network of the user's

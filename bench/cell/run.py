@@ -48,6 +48,7 @@ def run_cell(
     notify: Notify = lambda stage, step, steps, loss: None,
     saving: Saving = Saving(),
     fid_weights: str | None = None,
+    features: str | None = None,
 ) -> Outcome:
     """Runs a cell, and returns what is measured; an exception of the cell becomes its status.
 
@@ -60,11 +61,12 @@ def run_cell(
         notify: called with where the cell stands.
         saving: when training is saved.
         fid_weights: the weight file of pytorch-fid; None for its usual place.
+        features: the TorchScript file of a network for ``fd_custom``; None for no such metric.
 
     Raises:
         StorageError: the folder cannot be written; that says nothing about the cell.
     """
-    run = RunContext(folder, torch.device(device), notify, saving, fid_weights)
+    run = RunContext(folder, torch.device(device), notify, saving, fid_weights, features)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

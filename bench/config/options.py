@@ -39,6 +39,7 @@ class RunOptions(BaseModel):
     plugins: tuple[str, ...] = ()
     data_root: str | None = _option(None, "DIR", "where data sets of yours lie, see README")
     fid_weights: str | None = _option(None, "FILE", "pytorch-fid's weights, else its usual cache")
+    features: str | None = _option(None, "FILE", "a network of yours (TorchScript) for fd_custom")
     checkpoint: Count | None = _option(None, "K", "save training every K steps")
     force: bool = _option(False, None, "run finished cells again")
     command: str | None = None
@@ -54,7 +55,7 @@ class RunOptions(BaseModel):
         values = {name: value for name, value in given.items() if value is not None}
         return validated("", lambda: cls(out=out, **values))
 
-    @field_validator("plugins", "data_root", "fid_weights", mode="before")
+    @field_validator("plugins", "data_root", "fid_weights", "features", mode="before")
     @classmethod
     def _absolute(cls, value: Any) -> Any:
         """Workers may run elsewhere."""

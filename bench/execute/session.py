@@ -34,8 +34,9 @@ def prepared(options: RunOptions) -> RunOptions:
     Raises:
         SpecError: a device, a file or a package that is not here.
     """
-    if options.fid_weights is not None and not Path(options.fid_weights).is_file():
-        raise SpecError(f"fid-weights: no file {options.fid_weights!r}")
+    for name, file in (("fid-weights", options.fid_weights), ("features", options.features)):
+        if file is not None and not Path(file).is_file():
+            raise SpecError(f"{name}: no file {file!r}")
     if options.scheduler is not None and options.jobs is not None:
         raise SpecError("jobs: a cluster has as many as it has workers; leave it out")
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:

@@ -160,7 +160,8 @@ def _logged_run(attempt: Attempt, in_process: bool) -> Outcome:
         # A worker that is killed again and again is given up, unless it comes further each time.
         saving = Saving(options.checkpoint, lambda: set_kills(folder, int(in_process)))
         device, threads, notify = attempt.device, attempt.threads, _notify(attempt, log, curve)
-        outcome = run_cell(cell, folder, device, threads, notify, saving, options.fid_weights)
+        networks = options.fid_weights, options.features
+        outcome = run_cell(cell, folder, device, threads, notify, saving, *networks)
         _say(log, " ".join(filter(None, (outcome.status, outcome.reason))))
         for name, value in outcome.metrics.items():
             _say(log, f"  {name} {value:.6g}")

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from bench.features import cache
 from bench.features.classifier import FEATURES, Classifier, shipped, trained
+from bench.features.custom import Custom
 from bench.features.inception import FidError, Inception, check_shape, weight_file
 from datasets import Normalisation, Task
 from datasets.base import Labelled, digest_of
@@ -103,6 +105,8 @@ class FeatureExtractors:
     ``fid_weights``, or the usual place for None) and images are large enough. The record has
     ``classifier_hash``, ``classifier_accuracy`` and ``fid_weights_hash``, or ``fid_reason``, why
     there is no FID. Inception runs on the device, the classifier on the CPU: the same everywhere.
+    ``custom`` is of the network in the file ``features``, on the device; the record has
+    ``features_file``, its name, and ``features_hash``.
     """
 
     def __init__(
@@ -111,12 +115,16 @@ class FeatureExtractors:
         pixels: Pixels,
         fid_weights: str | None = None,
         device: torch.device = torch.device("cpu"),
+        features: str | None = None,
     ) -> None:
         self.pixels = pixels
         self.classifier: Classifier | None = None
         self.wanted: tuple[int, ...] = ()
         self.inception: Inception | None = None
+        self.custom = Custom(Path(features), device) if features else None
         self.record: dict[str, Any] = {}
+        if self.custom is not None:
+            self.record |= {"features_file": self.custom.name, "features_hash": self.custom.hash}
         labelled = task.labelled()
         if labelled is not None:
             self.wanted, classes = labelled.wanted, len(labelled.names)
@@ -148,6 +156,9 @@ class FeatureExtractors:
             features["classes"] = both.seen(lambda x: x[:, FEATURES:], self.wanted)
         if self.pixels.shape[0] == 3 and images.source is not None:
             features["colour"] = images.seen(colours)
+        if self.custom is not None:
+            three = dataclasses.replace(images, source=None, train=None)
+            features["custom"] = three.seen(self.custom)
         if self.inception is not None:  # seconds an image batch: only what FID is made of
             real = (images.target, images.second_target)
             first, second = (self.inception.reference(x) for x in real)

@@ -14,7 +14,7 @@ from torch import Tensor
 Array = NDArray[np.float64]
 Function = Callable[..., float]
 Kind = Literal["distance", "distribution", "memory", "label", "coupling", "radial", "known", "path"]
-FeatureMap = Literal["classifier", "classes", "colour", "inception", "moments"]
+FeatureMap = Literal["classifier", "classes", "colour", "inception", "moments", "custom"]
 FloorKind = Literal["measured", "ideal", "cost", "none"]
 FLOORS: dict[str, str] = {
     "measured": "the same metric between two fresh target sets",

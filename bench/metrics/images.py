@@ -74,6 +74,21 @@ def fd_classifier(samples: Tensor, target: Tensor) -> float:
     return frechet(samples, target)
 
 
+@metric("fd_custom", "FD (own network)", "distance", features="custom", **PICTURED)
+def fd_custom(samples: Tensor, target: Tensor) -> float:
+    """:func:`frechet` of the features of a network of the user's (``--features FILE``).
+
+    Of features of samples (n, F) and target (m, F), n, m > 1. 0 is ideal, lower is better; no unit.
+    Biased upwards for few samples. Comparable under one ``features_hash`` only. DINOv2's features
+    agree better with what people say of images than Inception's.
+
+    References:
+        Stein et al., Exposing Flaws of Generative Model Evaluation Metrics and Their Unfair
+        Treatment of Diffusion Models, NeurIPS 2023.
+    """
+    return frechet(samples, target)
+
+
 @metric("kid", "KID", "distance", features="inception")
 @metric("kd_classifier", "KD (classifier)", "distance", features="classifier")
 def kernel_distance(samples: Tensor, target: Tensor) -> float:

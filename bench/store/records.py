@@ -91,6 +91,8 @@ class Outcome(BaseModel):
     classifier_accuracy: float | None = None
     fid_weights_hash: str | None = None
     fid_reason: str | None = None
+    features_file: str | None = None
+    features_hash: str | None = None
 
 
 class Record(Outcome):

@@ -301,6 +301,7 @@ def test_columns_are_in_the_order_of_the_contract() -> None:
     last = "status reason nfe train_seconds sample_seconds peak_memory_mb parameters steps batch"
     memory = ["nearest_train", "nearest_train_floor"]
     seen = ["classifier_hash", "classifier_accuracy", "fid_weights_hash", "fid_reason"]
+    seen += ["features_file", "features_hash"]
     end = [*last.split(), "device", "commit", "evaluated", "landed", *memory, *seen, "id"]
     assert columns[-len(end) :] == end
     parts = ("floor", "low", "high")

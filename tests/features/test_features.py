@@ -407,7 +407,7 @@ def metrics_of(task: Task, samples: Tensor, source: Tensor | None, **more: Any) 
 
 
 IMAGE_TO_IMAGE = {"feature_cost", "colour_shift", "colour_shift_ratio"}
-UNSEEN = (None, "inception", "moments")
+UNSEEN = (None, "inception", "moments", "custom")
 OF_FEATURES = {name for name, m in METRICS.items() if m.features not in UNSEEN}
 
 
