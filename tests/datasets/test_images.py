@@ -416,8 +416,10 @@ def test_no_classifier_learns_what_tuning_evaluates_on(task: str) -> None:
         if labelled.name is None:
             assert rows_of(tuned.train) <= learned
         else:
+            # Up to two further choices take a quarter each: (3/4)^2 = .56 of 188 or more images is
+            # left, with a standard deviation of .04 or less.
             rest = len(learned & rows_of(tuned.train)) / len(rows_of(tuned.train))
-            assert 0.7 < rest < 1
+            assert 0.56 - 3 * 0.04 < rest < 1
 
 
 def test_the_tasks_of_one_data_set_share_its_labelled_images() -> None:

@@ -92,7 +92,7 @@ def test_the_other_task_of_the_same_images_has_the_same_weights(
 
 @pytest.mark.parametrize("task", DISTANCES)
 def test_distances_depend_on_neither_cache_nor_environment(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = TASKS[task]().target()
     rng = torch.Generator().manual_seed(0)
