@@ -442,9 +442,7 @@ def table_of(tuning: Tuning, scores: dict[tuple[str, str], list[Any]]) -> pd.Dat
     for (task, method, number), cells in tuning.cells().items():
         for cell, value in zip(cells, scores[task, method][number], strict=True):
             done = not isinstance(value, str)
-            made.append(
-                record(cell, value, w1=9 - value) if done else record(cell, 0.0, value)
-            )
+            made.append(record(cell, value, w1=9 - value) if done else record(cell, 0.0, value))
     return trial_table(results(made), tuning)
 
 
