@@ -201,7 +201,7 @@ def test_the_terminal_and_the_bars_say_what_they_cut() -> None:
     assert figure is not None
     (ax,) = figure.axes
     assert len(ax.patches) == 16
-    assert f"best 16 of {len(summary)} settings by W2" in ax.get_title()
+    assert f"best 16 of {len(summary)} settings by energy distance" in ax.get_title()
 
 
 class Trap:
