@@ -121,5 +121,7 @@ def _integrated(legs: list[tuple[Velocity, float, float]], x: Tensor) -> Tensor:
         solution = solve_ivp(
             slope, (start, end), flat, "DOP853", rtol=TOLERANCE, atol=TOLERANCE, t_eval=[end]
         )
+        if not solution.success:
+            raise RuntimeError(f"the exact map: {solution.message}")
         flat = np.ascontiguousarray(solution.y[:, -1])
     return torch.from_numpy(flat).reshape(shape)

@@ -172,7 +172,12 @@ class ElectrostaticFieldMatching(CapacitorMethod):
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         if self.lines == "forward":
-            sigma = None if self.gamma else (self.sigma or 0.0)
+            if self.coupling == "ot":
+                n = min(len(source), len(target))
+                source, target = source[:n], optimal_pairs(source[:n], target[:n], self.charges)
+            # Others are learned behind the plates too, where the field may point back.
+            along = self.points in ("uniform", "released") and not self.gamma
+            sigma = (self.sigma or 0.0) if along else None
             return FieldModel(network, source, target, self.plate_distance, sigma)
         return TwoPlates(network, source, target, self.plate_distance)
 

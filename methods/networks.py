@@ -109,7 +109,9 @@ def matched(
     """The factory for whose width ``build(factory)`` has the parameters of a plain network.
 
     The plain network goes from x and one scalar to D outputs. A U-Net, whose size has no width, and
-    a model without a network stay as they are, as does everything with ``match = width``.
+    a model without a network stay as they are, as does everything with ``match = width``, and a
+    model that would be left with less than half of the width (two plates in high dimension, whose
+    linear paths alone have more weights): tables name the numbers.
     """
     settings, dim = network.settings, math.prod(network.shape)
     if settings.match == "width" or settings.kind(*network.shape) == "unet":
@@ -125,7 +127,8 @@ def matched(
     if not count(settings.width):
         return network
     above = bisect.bisect_left(range(4 * settings.width), wanted, lo=1, key=count)
-    return with_width(min(above, max(above - 1, 1), key=lambda w: abs(count(w) - wanted)))
+    width = min(above, max(above - 1, 1), key=lambda w: abs(count(w) - wanted))
+    return with_width(width) if 2 * width >= settings.width else network
 
 
 class HalfPrecision(nn.Module):

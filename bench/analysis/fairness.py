@@ -101,8 +101,12 @@ def _values(rows: pd.DataFrame, name: str) -> Values:
         # Numbers by size, words behind them.
         known = sorted(values.dropna().unique(), key=lambda value: (isinstance(value, str), value))
         if known:
-            text = "{:,.0f}".format if name in COUNTED else value_text
-            methods.setdefault(tuple(map(text, known)), []).append(str(method))
+            counted = name in COUNTED
+            texts = [
+                f"{value:,.0f}" if counted and not isinstance(value, str) else value_text(value)
+                for value in known
+            ]
+            methods.setdefault(tuple(texts), []).append(str(method))
     return methods
 
 

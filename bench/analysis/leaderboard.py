@@ -145,10 +145,11 @@ def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
 
     It begins with the main metric, its mean and interval over seeds, its rank, and the mean of
     :func:`bench.analysis.references.score`. ``<metric>_rank`` orders the means of a task, 1 the
-    best: the smallest, the largest, or the nearest to the ideal, as the metric says; costs have
-    none. Who lacks a seed has no rank: those that diverged would have made the mean worse; nor has
-    what does not compete (``role`` is not ``method``). ``copies`` says that the samples repeat
-    training data (:func:`_copies`), ``changed`` has the settings that are not the defaults.
+    best: the smallest, the largest, or (of each seed) the nearest to the ideal, as the metric says;
+    costs have none. Who lacks a seed has no rank: those that diverged would have made the mean
+    worse; nor has what does not compete (``role`` is not ``method``). ``copies`` says that the
+    samples repeat training data (:func:`_copies`), ``changed`` has the settings that are not the
+    defaults.
     """
     rows, keys = with_references(results), [*GROUP, "role"]
     board = aggregate(rows, keys).assign(changed=changed(rows.drop_duplicates(keys)))
@@ -157,7 +158,13 @@ def leaderboard(results: pd.DataFrame) -> pd.DataFrame:
     board = board.iloc[np.argsort(place, kind="stable")].reset_index(drop=True)
     competes = (board["role"] == METHOD) & (board["count"] == board["tried"])
     for name in (name for name, metric in METRICS.items() if metric.ranked):
-        loss = METRICS[name].loss(board[f"{name}_mean"].where(competes))
+        losses = board[f"{name}_mean"]
+        if METRICS[name].better == "nearest":  # else errors of both signs would cancel
+            values = rows.reindex(columns=[*keys, name]).astype({name: float})
+            nearness = rows[keys].assign(loss=METRICS[name].loss(values[name]))
+            means = nearness.groupby(keys)["loss"].mean().rename("nearness").reset_index()
+            losses = METRICS[name].ideal + board[keys].merge(means, "left")["nearness"]
+        loss = METRICS[name].loss(losses.where(competes))
         rank = loss.groupby(board["task"]).rank(method="min").astype("Int64")
         board.insert(list(board).index(f"{name}_floor") + 1, f"{name}_rank", rank)
     main = board["task"].map(dict(zip(rows["task"], rows["main_metric"], strict=True)))

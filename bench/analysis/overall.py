@@ -91,11 +91,14 @@ def _overall(board: pd.DataFrame, runs: pd.DataFrame) -> Overall:
     names = list(losses.columns[losses.notna().all()])
     test = compare_ranks(losses[names])
     known = runs[runs["task"].isin(tasks) & runs["name"].isin(names) & runs["score"].notna()]
+    scored = known.groupby("task")["name"].nunique() == len(names)  # of every competitor
+    known = known[known["task"].isin(scored.index[scored])]
     scores = {
         str(name): [values.to_numpy() for _, values in own.groupby("task")["score"]]
         for name, own in known.groupby("name", sort=False)
-        if own["task"].nunique() == len(tasks)
     }
+    if names and (count := int(scored.sum())) < len(tasks):
+        note = f"{note} Scores of all are known on {count} of {len(tasks)} tasks.".strip()
     means, improvement, profiles = aggregates(scores)
     table = pd.DataFrame(
         {

@@ -14,7 +14,7 @@ from methods import Method
 from methods.base import MODEL_SAMPLES
 from methods.networks import matched
 
-FEW = 16
+FEW = 256  # samples with which weights are counted
 # How the purposes of a split's generators begin: no seed gives both splits the same draw.
 LINEAR_DIM = 1024  # above it roots of covariances take long
 EVALUATION = {"test": "evaluate", "validation": "validate"}
@@ -51,7 +51,11 @@ def build_model(context: CellContext, method: Method | None = None) -> nn.Module
     samples = training_samples(context, method.samples)
     few = [some[:FEW] for some in samples]  # the number of weights does not depend on them
     network = context.cell.network.factory(*context.target.shape)
-    network = matched(network, lambda factory: method.model(factory, *few))
+    if method.trained:
+        try:
+            network = matched(network, lambda factory: method.model(factory, *few))
+        except (NotImplementedError, RuntimeError) as error:  # a plug-in that reads its weights
+            print(f"the width is not matched: {error}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(context.cell, "weights"))
         return method.model(network, *samples)

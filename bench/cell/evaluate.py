@@ -1,6 +1,7 @@
 """Every metric of one cell, with its floor and an interval, and of its references."""
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -190,7 +191,11 @@ def reference_values(data: Evaluation, names: Collection[str]) -> dict[str, Valu
             maps = set() if reference == "noise" else {"transport_cost"}
             chosen = [k for k in names if METRICS[k].kind in COMPARED or k in maps]
             seen = dataclasses.replace(data.with_samples(samples), native=True)
-            found[reference] = plain_values(seen, chosen)
+            try:
+                values = plain_values(seen, chosen)
+                found[reference] = {k: value for k, value in values.items() if math.isfinite(value)}
+            except (RuntimeError, ValueError) as error:  # no fault of the cell
+                print(f"no metrics of the reference {reference}: {error}")
         return found
 
     return _kept("references", data, [], names, make)
@@ -242,7 +247,7 @@ def _kept(
         return make()
     record = str(data.extractors and data.extractors.record)
     sets = (data.source, data.target, data.second_target, *more)
-    words = (data.key, record, *sorted(names), _code(names))
+    words = (data.key, record, *sorted(names), _code())
     name = f"{kind}-{digest_of([*words, *sets])[:32]}"
 
     def tensors() -> dict[str, Tensor]:
@@ -257,12 +262,12 @@ def _kept(
     return found
 
 
-def _code(names: Collection[str]) -> str:
-    """Hash of what values are computed with: the files of the metrics, and of the data's laws."""
-    folders = (Path(inspect.getfile(some)).parent for some in (Metric, Distribution))
-    files = {path for folder in folders for path in folder.glob("*.py")}
-    files |= {Path(inspect.getfile(METRICS[name].function)) for name in names}
-    return digest_of(path.read_bytes() for path in sorted(files) if path.exists())
+@functools.cache
+def _code() -> str:
+    """Hash of what values are computed with, beside what ``Evaluation.key`` names."""
+    folders = (Path(inspect.getfile(some)).parent for some in (Metric, FeatureSets))
+    files = sorted(path for folder in folders for path in folder.glob("*.py"))
+    return digest_of(path.read_bytes() for path in files)
 
 
 def least_cost(data: Evaluation) -> float | None:
@@ -300,7 +305,8 @@ def _errors(
     for metric in chosen:
         if metric.error is not None:
             measured = metric.floor_kind == "measured"
-            both = [found[metric.name], *([found[f"{metric.name}_floor"]] if measured else [])]
+            names = [metric.name, *([f"{metric.name}_floor"] if measured else [])]
+            both = [found[name] for name in names if name in found]
             error = math.hypot(*(metric.error(value, size) for value in both))
             halves[metric.name] = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
     if not parts:

@@ -29,6 +29,7 @@ from bench.features.inception import FidError
 from bench.metrics import METRICS
 from bench.metrics.neighbours import nearest
 from bench.store.folder import CHECKPOINT, MODEL, SAMPLES, TRACEBACK, StorageError, write_atomically
+from bench.store.provenance import code_hash, package_versions
 from bench.store.records import MEMORY, Outcome
 from datasets import Stream
 from methods.base import Transport
@@ -183,7 +184,9 @@ def _evaluation(
         distribution=context.target,
         known=context.task.known(),
         references=functools.partial(draws.reference_sets, context, held_out.source),
-        key=f"{context.task_digest} {draws.seed_of(context.cell, 'references')}",
+        # All that references and floors depend on, beside the sets themselves.
+        key=f"{context.task_digest} {draws.seed_of(context.cell, 'references')} {code_hash()}"
+        f" {package_versions()}",
     )
     return with_features(data, context, run)
 

@@ -172,6 +172,8 @@ class FeatureExtractors:
             features["classifier"], features["classes"] = self.classifier(images)
         if self.inception is not None:
             features["inception"] = self.inception(images)
+        if self.custom is not None:
+            features["custom"] = self.custom(images)
         return features
 
 

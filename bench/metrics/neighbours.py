@@ -124,7 +124,7 @@ COPIED: dict[str, Any] = {
 }
 
 
-@metric("copied", "copied", "memory", headline="both", **COPIED)
+@metric("copied", "copied", "memory", headline="both", quick=True, **COPIED)
 @metric("feature_copied", "copied (classifier)", "memory", features="classifier", **COPIED)
 def copied(samples: Tensor, target: Tensor, train: Tensor) -> float:
     """Share of samples closer to the training set than nearly all held-out samples are.

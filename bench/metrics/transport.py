@@ -77,7 +77,7 @@ def excess_cost(source: Tensor, samples: Tensor, known: Known) -> float:
     return (transport_cost(source, samples) - optimal) / known.optimal_cost
 
 
-@metric("excess_flow_cost", "excess over FM's cost", "known", floor=FLOW, better="nearest", **SHOWN)
+@metric("excess_flow_cost", "excess over FM's cost", "known", floor=FLOW, ranked=False, **SHOWN)
 def excess_flow_cost(source: Tensor, samples: Tensor, known: Known) -> float:
     """(mean |x - T(x)|^2 - mean |x - T_FM(x)|^2) / C_FM, over the exact cost of FM; no unit.
 

@@ -263,10 +263,22 @@ def test_ranks_follow_the_direction_and_the_labels(name: str) -> None:
 
 def test_costs_have_no_rank_and_the_excess_is_best_near_zero() -> None:
     costs = {"transport_cost", "radial_transport_cost", "path_energy", "feature_cost"}
+    costs |= {"excess_flow_cost"}  # FM's cost is no aim of the others
     assert {name for name, metric in METRICS.items() if not metric.ranked} == costs
     made = [record(m, metrics={"excess_cost": v}) for m, v in (("efm", -0.4), ("fm", 0.2))]
     board = leaderboard(results(made)).set_index("method")
     assert board["excess_cost_rank"].to_dict() == {"efm": 2, "fm": 1}
+
+
+def test_errors_of_both_signs_do_not_cancel() -> None:
+    values = {"fm": [0.5, -0.5, 0.0], "efm": [0.05, 0.05, 0.05]}
+    made = [
+        record(name, seed=seed, metrics={"excess_cost": value})
+        for name, own in values.items()
+        for seed, value in enumerate(own)
+    ]
+    board = leaderboard(results(made)).set_index("method")
+    assert board["excess_cost_rank"].to_dict() == {"fm": 2, "efm": 1}
 
 
 def test_a_distance_below_its_ideal_ties_with_one_at_it() -> None:

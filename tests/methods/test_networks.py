@@ -376,8 +376,9 @@ def test_what_a_network_sees(inputs: str, wide: int, embedding: str, columns: in
         torch.testing.assert_close(scalars[4, 1], scalars[0, 0])
 
 
-@pytest.mark.parametrize("dim", [2, 16, 64])
-@pytest.mark.parametrize("lines", ["forward", "two_sided"])
+@pytest.mark.parametrize(
+    ("dim", "lines"), [(2, "forward"), (16, "forward"), (64, "forward"), (2, "two_sided")]
+)
 def test_all_methods_have_as_many_parameters(dim: int, lines: str) -> None:
     """Within 3% of a plain network from (x, t) to D outputs, whatever the models are made of."""
     network, (source, target) = NetworkSettings().factory(dim), samples(dim)
@@ -388,6 +389,36 @@ def test_all_methods_have_as_many_parameters(dim: int, lines: str) -> None:
         factory = matched(network, lambda one, m=method: m.model(one, source[:9], target[:9]))
         found = parameters_of(method.model(factory, source, target))
         assert found == (pytest.approx(plain, rel=0.03) if method.trained else 0), name
+
+
+def test_no_width_is_halved_to_match() -> None:
+    """The linear paths of two plates alone have more weights than a plain network."""
+    network, (source, target) = NetworkSettings().factory(64), samples(64)
+    method = METHODS["efm"].create(64, lines="two_sided")
+    factory = matched(network, lambda one: method.model(one, source, target))
+    assert factory.settings.width == 128
+
+
+def test_segments_of_efm_are_those_of_its_pairs() -> None:
+    """Their ends go together where pairs are optimal, and do not where they are independent."""
+    source, target = 3 * normal(256, 9), 5 * normal(256, 9, seed=1) + 1
+    covariances = [
+        METHODS["efm"]
+        .create(9, coupling=coupling)
+        .model(NetworkSettings().factory(9), source, target)
+        .segments.r
+        for coupling in ("independent", "ot")
+    ]
+    assert abs(covariances[0]) < 1
+    assert covariances[1] > 5
+
+
+@pytest.mark.parametrize("points", ["uniform", "mix", "mesh"])
+def test_a_field_that_is_learned_behind_the_plates_may_point_back(points: str) -> None:
+    source, target = samples(9)
+    method = METHODS["efm"].create(9, points=points)
+    model = method.model(NetworkSettings().factory(9), source, target)
+    assert model.preconditioned == (points == "uniform")
 
 
 def test_what_is_not_to_be_matched_stays() -> None:
