@@ -9,6 +9,7 @@ import torch
 
 import bench.run
 from datasets.cache import CACHE
+from methods.capacitor import diagnostics
 from tests.commands import no_plugins
 
 SLOW_TIMEOUT = 1200
@@ -40,6 +41,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(CACHE, str(tmp_path_factory.mktemp("cache")))
         patched.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_lines() -> Iterator[None]:
+    """A cell of EFM compares its field with the exact one on few lines of few charges.
+
+    Of as many as users get the comparison takes longer than all else that a small cell does.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(diagnostics, "LINES", 8)
+        patched.setattr(diagnostics, "CHARGES", 64)
         yield
 
 

@@ -178,6 +178,7 @@ def _rewrite(path: Path, changes: dict[str, str], drop: str = "") -> None:
     path.write_bytes(safetensors.torch.save(tensors, {**origin, **changes}))
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_on_the_way_comes_further_each_time(tmp_path: Path) -> None:
     """Killed five times by SIGKILL, though three kills without progress are the end."""
     arguments = [*TASK, "--seeds", "0", "--steps", "120", "--batch", "16"]

@@ -499,6 +499,7 @@ def test_field_errors_of_the_exact_field_and_of_a_turned_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(diagnostics, "CHARGES", 500)
+    monkeypatch.setattr(diagnostics, "LINES", 256)
     p, q = normal(1000, 2), normal(1000, 2, seed=1) + 1
 
     def draws() -> tuple[Draw, Draw]:
@@ -526,8 +527,7 @@ def test_field_errors_of_the_exact_field_and_of_a_turned_one(
     assert wrong["field_reversed"] >= 0.6
 
 
-def test_every_efm_cell_has_its_diagnostics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "CHARGES", 500)
+def test_every_efm_cell_has_its_diagnostics() -> None:
     samples = normal(300, 2).float()
     method = EFM.create(2, L=L)
     model = method.model(NetworkSettings(width=8, depth=1).factory(2), samples, samples)
