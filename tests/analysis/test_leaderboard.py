@@ -503,3 +503,13 @@ def test_what_was_not_trained_has_no_training_settings() -> None:
     rows = results([{**record("efm-exact", metrics={"w2": 1.0}), "parameters": 0}])
     assert rows[["steps", "batch", "lr", "width"]].isna().all(axis=None)
     assert rows["solver_steps"].notna().all()
+
+
+def test_the_main_metric_is_one_that_all_rows_have() -> None:
+    made = [
+        record("fm", metrics={"energy_distance": 1.0, "w2": 3.0}),
+        record("vp", metrics={"w2": 2.0}),
+    ]
+    board = leaderboard(results(made)).set_index("method")
+    assert board["main_metric"].to_dict() == {"fm": "w2", "vp": "w2"}
+    assert board["main_rank"].to_dict() == {"fm": 2, "vp": 1}

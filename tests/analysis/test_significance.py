@@ -273,6 +273,10 @@ def test_the_seeds_of_other_data_are_not_shared() -> None:
         one["cell"]["task_parameters"]["std"] = 0.1
         one["cell"]["eval"]["n"] = 1000 if one["cell"]["method"] == "fm" else 2000
     assert len(pairs(results(made))) == 0
+    for one in made:  # other samples, as many of them
+        one["cell"]["eval"]["n"] = 2000
+        one["cell"]["eval"]["split"] = "test" if one["cell"]["method"] == "fm" else "validation"
+    assert len(pairs(results(made))) == 0
     both = rows_of({"fm": [1.0, 1.1], "efm": [2.0, 2.2]}) + [
         {**one, "cell": {**one["cell"], "task_parameters": {"std": 0.5}}}
         for one in rows_of({"fm": [7.0, 7.1], "efm": [3.0, 3.2]})

@@ -15,6 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from bench.cell.context import CellContext
+from bench.cell.draws import evaluation_sets
 from bench.cell.evaluate import Evaluation, applies, evaluate, reference_values
 from bench.cell.run import run_cell
 from bench.config.grid import Spec
@@ -366,3 +368,23 @@ def cost_of_an_evaluation(dim: int) -> tuple[float, int]:
     begin = time.process_time()
     evaluate(data, 10)
     return time.process_time() - begin, peak_kibibytes() - before
+
+
+def test_the_two_target_sets_of_a_cell_share_no_sample() -> None:
+    for task in ("gaussian_to_8gaussians", "gaussian_to_digits"):
+        spec = Spec(methods=["fm"], tasks=[task], seeds=[0], settings={"eval.n": [200]})
+        sets = evaluation_sets(CellContext.of(spec.cells()[0]))
+        assert float(torch.cdist(sets.target.double(), sets.second_target.double()).min()) > 0
+        assert float(torch.cdist(sets.source.double(), sets.target.double()).min()) > 0
+
+
+def test_an_interval_is_that_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of parts with the values 1, 2, 3 and 4: t(.975, 3) = 3.1824 times their deviation 1.2910,
+    over sqrt(3), since a part has a quarter of the samples of one finite set."""
+    given = iter([10.0, 1.0, 2.0, 3.0, 4.0])
+    metric = Metric("made", "made", "coupling", lambda x, y: next(given), floor_kind="ideal")
+    monkeypatch.setitem(METRICS, "made", metric)
+    values = evaluate(evaluation(2), 4, rng(0), ["made"])
+    assert values["made"] == 10
+    assert values["made_high"] - 10 == pytest.approx(2.3721, abs=1e-4)
+    assert 10 - values["made_low"] == pytest.approx(2.3721, abs=1e-4)

@@ -204,6 +204,13 @@ def test_method_task_seed_and_task_version_are_in_the_id(monkeypatch: pytest.Mon
     assert only().id != before
 
 
+@pytest.mark.parametrize("names", [("efm.L", "L"), ("L", "efm.L")])
+def test_the_setting_of_a_method_overrides_a_bare_one_in_any_order(names: tuple[str, str]) -> None:
+    values = {"efm.L": 5.0, "L": 20.0}
+    (cell,) = plan("efm", settings={name: values[name] for name in names})
+    assert cell.hyperparameters["L"] == 5.0
+
+
 def with_default(model: type[BaseModel], **defaults: Any) -> type[Any]:
     """The same model with other defaults."""
     fields: dict[str, Any] = {

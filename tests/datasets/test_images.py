@@ -26,6 +26,7 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from bench import run
+from bench.features.build import colours
 from datasets import TASKS, Distribution, Stream, colored_digits, files, images, patches
 from datasets.base import DATA_ROOT, VALIDATION_SHARE, DataError, Empirical, Labelled, Split, Task
 from datasets.cache import CACHE, cached_rows
@@ -1172,3 +1173,12 @@ def test_a_method_runs_on_small_images(task: str, tmp_path: Path) -> None:
     assert row["status"] == "done", row["reason"]
     with np.load(next(tmp_path.glob("cells/**/samples.npz"))) as arrays:
         assert -1e-5 < arrays["target"].min() < arrays["target"].max() < 1 + 1e-5
+
+
+def test_hues_of_held_out_digits_are_not_those_of_the_first_training_digits() -> None:
+    """One sequence of hues: restarted for the test part it would be the training part's again."""
+    whole = colored_digits.GaussianToColoredDigits().images().split
+    sides = (part[:500].reshape(500, 3, 16, 16).float() / 255 for part in (whole.train, whole.test))
+    first, second = map(colours, sides)
+    alike = torch.linalg.vector_norm(first - second, dim=1) < 0.05
+    assert float(alike.double().mean()) < 0.15

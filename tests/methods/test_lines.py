@@ -16,10 +16,12 @@ from methods.capacitor.lines import (
     CapacitorLines,
     Step,
     _bogacki_shampine,
+    at_plate,
     backward_share,
     even_uniforms,
     trace,
 )
+from methods.capacitor.points import LinePool
 from methods.draws import directions
 from methods.efm import ExactElectrostaticField
 from methods.electrostatics import capacitor_field
@@ -320,3 +322,42 @@ def test_long_paths_are_thinned_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(thinned) <= 11 < len(whole)
     assert torch.equal(thinned[0], whole[0])
     assert torch.equal(thinned[-1], whole[-1])
+
+
+@pytest.mark.parametrize("outside", [0.0, 0.02, -0.05])
+def test_the_flux_at_a_smooth_plate_is_extrapolated_to_it(outside: float) -> None:
+    """Over the middle of a plate N(0, I) in the plane, in a field from elsewhere.
+
+    E_z(0+) = p(0) / 2 = -E_z(0-) with p(0) = 1 / 2 pi. At a height of .05 it is a sixteenth less.
+    """
+
+    def flux(h: float) -> float:
+        def ring(r: float) -> float:
+            density = math.exp(-(r**2) / 2) / (2 * math.pi)
+            return density * h * r / (2 * (r**2 + h**2) ** 1.5)
+
+        value = 2 * integrate.quad(ring, 0, math.inf, limit=400)[0] / 2
+        return value + outside
+
+    def field(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        values = torch.tensor([flux(float(h)) for h in z], dtype=torch.float64)
+        direction = torch.zeros(len(z), 3, dtype=torch.float64)
+        direction[:, 2] = values.sign()
+        return direction, values.abs().log()
+
+    at_height = flux(0.05) - outside
+    assert at_height < 0.95 / (4 * math.pi)
+    below, above = at_plate(field, torch.zeros(1, 2, dtype=torch.float64), 0.0, 0.05)
+    half = 1 / (4 * math.pi)
+    expected = (outside + half) / (outside - half)
+    assert float(above / below) == pytest.approx(expected, rel=0.03)
+
+
+def test_points_near_lines_are_off_by_half_a_step() -> None:
+    """A normal step of half the length of the line's, in R^3: a third of it along each axis."""
+    pool = LinePool.__new__(LinePool)
+    pool.before = torch.tensor([[0.0, 0.0, 0.0]])
+    pool.after = torch.tensor([[0.0, 0.0, 4.0]])
+    x, z = pool(20_000, rng(5))
+    assert x.std(0).tolist() == pytest.approx([2 / math.sqrt(3)] * 2, rel=0.03)
+    assert float(z.var()) == pytest.approx(16 / 12 + 4 / 3, rel=0.03)  # along it, and off it
