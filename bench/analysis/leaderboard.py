@@ -256,11 +256,13 @@ def with_distance(rows: pd.DataFrame, suffix: str = "_mean") -> pd.DataFrame:
 
 
 def shown_metrics(rows: pd.DataFrame) -> list[str]:
-    """The metrics of the task's headline that a method or exact row has."""
+    """The task's headline metrics that a method or exact row has; of images, features first."""
     rows = _own(rows)
     main = main_distance(rows)
     images = main is not None and METRICS[main].features is not None
     headline = [name for name in METRICS if METRICS[name].shown(images) and f"{name}_mean" in rows]
+    if images:  # what ranks stays first: it is of features too
+        headline.sort(key=lambda name: METRICS[name].features is None)
     return [name for name in headline if rows[f"{name}_mean"].notna().any()]
 
 

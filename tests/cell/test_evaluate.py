@@ -252,16 +252,18 @@ def test_two_draws_of_one_distribution_are_within_the_interval_of_the_floor(name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["gaussian_to_8gaussians", "gaussian_to_gaussian_16"])
-def test_intervals_hold_the_expectation_over_draws_of_one_distribution(task: str) -> None:
-    """In at least 93% of 200 repetitions, n = 1,000, every metric that has an interval."""
+@pytest.mark.parametrize(
+    ("task", "n"), [("gaussian_to_8gaussians", 1000), ("gaussian_to_gaussian_16", 300)]
+)
+def test_intervals_hold_the_expectation_over_draws_of_one_distribution(task: str, n: int) -> None:
+    """In at least 93% of 200 repetitions, every metric that has an interval."""
     built = TASKS[task]()
     target = built.target()
     train = target.sample(4000, rng(10**6))
     found = []
     for k in range(200):
-        draws = [built.source().sample(1000, rng(10 * k))]
-        draws += [target.sample(1000, rng(10 * k + j)) for j in (1, 2, 3)]
+        draws = [built.source().sample(n, rng(10 * k))]
+        draws += [target.sample(n, rng(10 * k + j)) for j in (1, 2, 3)]
         path = torch.stack([draws[0], draws[1]])
         more = {"distribution": target, "known": built.known(), "train": train}
         found.append(evaluate(Evaluation(*draws, path, True, **more), 10, rng(k)))

@@ -19,6 +19,7 @@ from bench.store.folder import cell_folder
 pytestmark = pytest.mark.slow
 
 QUICK: dict[str, Any] = {"eval.metrics": "main", "eval.replicates": 0}
+ALL: dict[str, Any] = {"eval.metrics": "all"}
 
 SEEDS = [0, 1, 2] if os.environ.get("BENCH_FULL") else [0]
 
@@ -68,7 +69,7 @@ def test_pfgm_8gaussians_without_outliers(tmp_path: Path) -> None:
 
 
 def test_fm_couples_moons_and_8gaussians_at_a_price(tmp_path: Path) -> None:
-    rows = cells(tmp_path, "fm", "moons_to_8gaussians")
+    rows = cells(tmp_path, "fm", "moons_to_8gaussians", **ALL)
     assert 1.08 <= rows["coupling_ratio"].median() <= 1.2
 
 
@@ -138,7 +139,7 @@ def test_pfgmpp_with_few_extra_dimensions(tmp_path: Path, aug_dim: int, bar: flo
 
 def test_ot_pairs_are_cheap_and_straight(tmp_path: Path) -> None:
     methods, tasks = ["fm", "ot-cfm"], ["moons_to_8gaussians"]
-    rows = run(methods=methods, tasks=tasks, seeds=[0], out=tmp_path, **QUICK)
+    rows = run(methods=methods, tasks=tasks, seeds=[0], out=tmp_path, **QUICK | ALL)
     found = rows.set_index("method")
     assert found.loc["ot-cfm", "coupling_ratio"] <= 1.01
     assert found.loc["ot-cfm", "straightness"] <= 1.01
