@@ -256,14 +256,18 @@ def with_distance(rows: pd.DataFrame, suffix: str = "_mean") -> pd.DataFrame:
 
 
 def shown_metrics(rows: pd.DataFrame) -> list[str]:
-    """The task's headline metrics that a method or exact row has; of images, features first."""
+    """The task's headline metrics that a method or exact row has; distances of features first."""
     rows = _own(rows)
     main = main_distance(rows)
     images = main is not None and METRICS[main].features is not None
     headline = [name for name in METRICS if METRICS[name].shown(images) and f"{name}_mean" in rows]
-    if images:  # what ranks stays first: it is of features too
-        headline.sort(key=lambda name: METRICS[name].features is None)
+    if images:  # what ranks stays first: it is such a distance too
+        headline.sort(key=_not_a_distance_of_features)
     return [name for name in headline if rows[f"{name}_mean"].notna().any()]
+
+
+def _not_a_distance_of_features(name: str) -> bool:
+    return METRICS[name].features is None or METRICS[name].kind != "distance"
 
 
 def best(rows: pd.DataFrame, most: int) -> pd.DataFrame:
