@@ -126,9 +126,8 @@ class Segments(nn.Module):
         rest = p + q - 2 * r + slope**2 - covariance**2 / variance.clamp_min(tiny)
         offset = x - torch.lerp(self.first, self.last, t)
         guess = self.last - self.first + covariance / variance.clamp_min(tiny) * offset
-        least = 1e-6 * (
-            p + q
-        )  # where all is linear, rounding is left, and something must be learned
+        # Where all is linear, rounding is left, and something must be learned.
+        least = 1e-6 * (p + q)
         return offset / variance.clamp_min(tiny).sqrt(), guess, torch.maximum(rest, least).sqrt()
 
 
