@@ -13,7 +13,8 @@ Written are ``tuning.csv``, every trial with its settings, score and whether it 
 ``tuned.toml``, with which ``bench.run`` runs every method with its choice on the test draws.
 
 No seed gives the test and the validation the same draw: their generators have different purposes,
-and of a data set the validation part is taken from the training part. But the seed also sets the
+and of a data set the validation part is taken from the training part; a part of fewer than 100
+samples is another one for each of four seeds, a cross-validation. But the seed also sets the
 training draws and the initial weights. With the seeds of the tuning a test would repeat the very
 trainings that were chosen for being good, so by default the seeds differ.
 """
@@ -41,7 +42,7 @@ from bench.tuning.choice import configuration, trial_table, words
 from bench.tuning.search import DEFAULT_SEARCH, Tuning, make_tuning
 
 PROGRAM = "bench.tune"
-SEEDS, TEST_SEEDS = "100,101", "0,1,2"
+SEEDS, TEST_SEEDS = "100-103", "0-4"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,8 +137,8 @@ def _parser() -> Parser:
     ranges = f"low:high[:log][:int] or a|b|c; default {default} and what the methods declare"
     add("--search", action="append", default=[], metavar="NAME=RANGE", help=ranges)
     add("--seed", type=count, default=0, metavar="N", help="of the points; default 0")
-    add("--seeds", metavar="100,101", help=f"that trials are evaluated on; default {SEEDS}")
-    add("--test-seeds", default=TEST_SEEDS, metavar="0,1,2", help="seeds of tuned.toml")
+    add("--seeds", metavar="100-103", help=f"that trials are evaluated on; default {SEEDS}")
+    add("--test-seeds", default=TEST_SEEDS, metavar="0-4", help="seeds of tuned.toml")
     add("--steps", type=count, metavar="N", help="training steps")
     add("--batch", type=count, metavar="N", help="training batch")
     add("--set", action="append", default=[], metavar="NAME=A", help="any setting, of all trials")

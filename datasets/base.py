@@ -20,7 +20,8 @@ from datasets.exact import Components, exact_map
 
 Draws = Literal["low_variance", "iid"]  # of evaluation samples; training samples are always iid
 
-VALIDATION_SHARE, VALIDATION_SEED = 0.25, 0
+VALIDATION_PARTS, VALIDATION_SEED = 4, 0
+FEW_ROWS = 100  # with a smaller part for validation, each seed takes another part
 """The part of a data set's training samples that tuning compares settings on, always the same."""
 DATA_ROOT = "BENCH_DATA_ROOT"
 """The environment variable of the folder in which the user's data sets lie (``--data-root``)."""
@@ -102,10 +103,11 @@ class Distribution(ABC):
         """The Gaussians that it is a mixture of; None where it is none."""
         return None
 
-    def for_validation(self) -> Self:
+    def for_validation(self, seed: int = 0) -> Self:
         """What tuning trains and evaluates on, sharing no sample with the tests' draws.
 
         An analytic distribution is its own: its draws never repeat, so other seeds are enough.
+        ``seed`` is the cell's, for sets too small for one part to tell (:func:`validation_part`).
 
         Raises:
             TypeError: a distribution with its own ``held_out`` and no ``for_validation``.
@@ -172,14 +174,14 @@ class Empirical(Distribution):
         train, _ = self.parts
         return (self.decode(train[rows]) for rows in torch.split(torch.arange(len(train)), size))
 
-    def for_validation(self) -> Self:
-        """The training samples alone, split again: ``VALIDATION_SHARE`` of them are the test part.
+    def for_validation(self, seed: int = 0) -> Self:
+        """The training samples alone, split again by :func:`validation_part`.
 
         Equal samples stay on one side. Units are those of the whole training part.
         """
         unique: Any = torch.unique  # untyped in torch
         _, which = unique(self.train, dim=0, return_inverse=True)
-        held = validation_part(which)
+        held = validation_part(which, seed)
         other = copy.copy(self)
         other.train, other.test = self.train[~held], self.train[held]
         return other
@@ -189,8 +191,12 @@ class Empirical(Distribution):
         return digest_of([json.dumps(self.normalisation.record()), self.train, self.test])[:16]
 
 
-def validation_part(which: Tensor) -> Tensor:
+def validation_part(which: Tensor, seed: int = 0) -> Tensor:
     """Which training samples are for validation, booleans (N,); a ValueError if all are equal.
+
+    One in ``VALIDATION_PARTS`` of the different ones. Where that is fewer than ``FEW_ROWS``, the
+    part is the one of number ``seed`` mod ``VALIDATION_PARTS``: as many seeds in a row are a
+    cross-validation, in which every training sample is held out once.
 
     ``which`` (N,) numbers the different samples 0, 1, ...; equal samples have the same number.
     """
@@ -198,7 +204,10 @@ def validation_part(which: Tensor) -> Tensor:
     if different < 2:
         raise ValueError("train holds no two different samples, so none can be for validation")
     order = torch.randperm(different, generator=torch.Generator().manual_seed(VALIDATION_SEED))
-    return torch.isin(which, order[: max(1, round(VALIDATION_SHARE * different))])
+    size = max(1, round(different / VALIDATION_PARTS))
+    part = seed % min(VALIDATION_PARTS, different) if size < FEW_ROWS else 0
+    last = part == VALIDATION_PARTS - 1
+    return torch.isin(which, order[part * size : None if last else (part + 1) * size])
 
 
 class Stream:
@@ -283,7 +292,7 @@ class Labelled(NamedTuple):
     """Labelled samples in the units of a task, for the classifier that metrics of images use.
 
     The training samples are no test samples of the task, nor any that tuning evaluates on
-    (:meth:`Distribution.for_validation`): what a classifier has learned by heart it cannot judge.
+    (:meth:`Task.labelled_for_validation`): what a classifier has learned by heart it cannot judge.
     """
 
     train: Tensor  # (N, D)
@@ -349,6 +358,25 @@ class Task(BaseModel, ABC):
     def labelled(self) -> Labelled | None:
         """Labelled samples like those of the target, where there are any."""
         return None
+
+    def labelled_for_validation(self, seed: int) -> Labelled | None:
+        """The same without what ``for_validation(seed)`` of source and target hold out.
+
+        :meth:`labelled` leaves out the parts that are the same for every seed; of small sets the
+        others follow here, and the rest has no shipped weights.
+        """
+        labelled, held = self.labelled(), set[bytes]()
+        for side in (self.source(), self.target()):
+            own = side.for_validation(seed)
+            if isinstance(own, Empirical) and len(own.parts[1]) < FEW_ROWS:
+                held |= {row.numpy().tobytes() for row in own.test}
+        if labelled is None or not held:
+            return labelled
+        kept = torch.tensor([row.numpy().tobytes() not in held for row in labelled.train])
+        if bool(kept.all()):
+            return labelled
+        train, train_labels = labelled.train[kept], labelled.train_labels[kept]
+        return labelled._replace(train=train, train_labels=train_labels, name=None)
 
     def check(self) -> None:
         """Raises DataError if files that the task needs are missing; does not read them all."""

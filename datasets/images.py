@@ -119,9 +119,9 @@ class Images(Empirical):
             return images
         return self.augment(images.view(n, *self.shape), rng).flatten(1)
 
-    def for_validation(self) -> Self:
+    def for_validation(self, seed: int = 0) -> Self:
         images, rows = self.train_bytes.images, self.train_bytes.rows
-        held = validation_part(self.train_bytes.which())
+        held = validation_part(self.train_bytes.which(), seed)
         parts = ByteImages(images, rows[~held]), ByteImages(images, rows[held])
         return type(self)(*parts, self.shape, self.normalisation, self.augment)
 

@@ -10,6 +10,7 @@ import torch
 
 from bench.config.cell import Cell
 from datasets import Distribution, Task
+from datasets.base import Labelled
 from methods import Method
 
 Notify = Callable[[str, int, int, float | None], None]
@@ -32,8 +33,14 @@ class CellContext:
         task = cell.build_task()
         source, target = task.source(), task.target()
         if cell.eval.split == "validation":
-            source, target = source.for_validation(), target.for_validation()
+            source, target = (side.for_validation(cell.seed) for side in (source, target))
         return cls(cell, cell.build_method(), task, source, target)
+
+    def labelled(self) -> Labelled | None:
+        """Labelled images for the classifier of metrics, none of which the cell is evaluated on."""
+        if self.cell.eval.split == "validation":
+            return self.task.labelled_for_validation(self.cell.seed)
+        return self.task.labelled()
 
     @cached_property
     def task_digest(self) -> str:

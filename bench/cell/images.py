@@ -40,7 +40,8 @@ def with_features(data: Evaluation, context: CellContext, run: RunContext) -> Ev
     if not is_image(shape):
         return data
     pixels = Pixels.of(data.target if data.train is None else data.train, shape, units)
-    extractors = FeatureExtractors(context.task, pixels, run.fid_weights, run.device, run.features)
+    labelled = context.labelled()
+    extractors = FeatureExtractors(labelled, pixels, run.fid_weights, run.device, run.features)
     source = None
     if data.native and not context.task.noise_source:
         own = context.source.normalisation

@@ -13,7 +13,7 @@ from bench.features import cache
 from bench.features.classifier import FEATURES, Classifier, shipped, trained
 from bench.features.custom import Custom
 from bench.features.inception import FidError, Inception, check_shape, weight_file
-from datasets import Normalisation, Task
+from datasets import Normalisation
 from datasets.base import Labelled, digest_of
 
 DARK = 1e-5  # grey that is added to the mean: a black image is grey, colours do not change
@@ -111,7 +111,7 @@ class FeatureExtractors:
 
     def __init__(
         self,
-        task: Task,
+        labelled: Labelled | None,
         pixels: Pixels,
         fid_weights: str | None = None,
         device: torch.device = torch.device("cpu"),
@@ -125,7 +125,6 @@ class FeatureExtractors:
         self.record: dict[str, Any] = {}
         if self.custom is not None:
             self.record |= {"features_file": self.custom.name, "features_hash": self.custom.hash}
-        labelled = task.labelled()
         if labelled is not None:
             self.wanted, classes = labelled.wanted, len(labelled.names)
             self.classifier = shipped(labelled.name, pixels.shape, classes) or trained(

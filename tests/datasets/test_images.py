@@ -28,7 +28,7 @@ from torchvision.transforms import functional as transforms
 from bench import run
 from bench.features.build import colours
 from datasets import TASKS, Distribution, Stream, colored_digits, files, images, patches
-from datasets.base import DATA_ROOT, VALIDATION_SHARE, DataError, Empirical, Labelled, Split, Task
+from datasets.base import DATA_ROOT, VALIDATION_PARTS, DataError, Empirical, Labelled, Split, Task
 from datasets.cache import CACHE, cached_rows
 from datasets.gaussians import StandardNormal
 from datasets.images import ByteImages, Images, ImageSet, colored, flipped, hue, recolored
@@ -412,7 +412,7 @@ def test_no_classifier_learns_what_tuning_evaluates_on(task: str) -> None:
     for side in ("target",) if built.noise_source else ("source", "target"):
         whole: Any = getattr(built, side)()
         tuned = whole.for_validation()
-        assert len(tuned.test) == max(1, round(VALIDATION_SHARE * len(rows_of(whole.train))))
+        assert len(tuned.test) == max(1, round(len(rows_of(whole.train)) / VALIDATION_PARTS))
         assert learned.isdisjoint(rows_of(tuned.test))
         if labelled.name is None:
             assert rows_of(tuned.train) <= learned
@@ -593,7 +593,7 @@ def test_validation_splits_the_training_images(parameters: dict[str, Any], side:
     parts = [rows_of(part) for part in (other.train, other.test)]
     assert parts[0].isdisjoint(parts[1])
     assert parts[0] | parts[1] == rows_of(distribution.train)
-    assert len(other.test) == pytest.approx(VALIDATION_SHARE * len(distribution.train), abs=1)
+    assert len(other.test) == pytest.approx(len(distribution.train) / VALIDATION_PARTS, abs=1)
     greys = [
         rows_of(original(distribution, part).amax(1).flatten(1))
         for part in (other.sample(4000, rng()), other.test)

@@ -61,7 +61,7 @@ def test_the_distance_is_that_of_the_features_of_the_network(tmp_path: Path) -> 
     assert isinstance(target, Empirical)
     x, y, z = source.test[:60], target.test[:70], target.train[:60]
     pixels = Pixels.of(target.train, target.shape, target.normalisation)
-    extractors = FeatureExtractors(task, pixels, None, CPU, str(path))
+    extractors = FeatureExtractors(task.labelled(), pixels, None, CPU, str(path))
     sets = extractors.sets(FeatureSets(x, y, z, x, z))["custom"]
     corners = [3 * pixels(rows)[:, 0, 2:4, 3:5].flatten(1) for rows in (x, y, z)]
     for found, expected in zip(

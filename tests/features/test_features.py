@@ -397,7 +397,7 @@ def metrics_of(task: Task, samples: Tensor, source: Tensor | None, **more: Any) 
     """Every metric of these samples of a task of images."""
     target, sets = task.target(), sets_of(task, samples, source)
     pixels = Pixels.of(sets.target, target.shape, target.normalisation)
-    features = FeatureExtractors(task, pixels).sets(sets)
+    features = FeatureExtractors(task.labelled(), pixels).sets(sets)
     start = samples if source is None else source
     path = torch.stack([start, samples])
     data = Evaluation(
@@ -718,7 +718,7 @@ def test_fid_is_that_of_pytorch_fid_on_stored_images(
     expected = fid_score.calculate_fid_given_paths(paths, 30, "cpu", 2048, num_workers=0)
     sets = FeatureSets(*(images.flatten(1) for images in (first, second, second)))
     extractors = FeatureExtractors(
-        LargeDigits(), Pixels((3, 16, 16), Normalisation(), 0, 1), weights
+        LargeDigits().labelled(), Pixels((3, 16, 16), Normalisation(), 0, 1), weights
     )
     features = extractors.sets(sets)
     value = fid(features["inception"].samples, features["inception"].target)

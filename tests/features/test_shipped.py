@@ -45,7 +45,7 @@ def extractors_of(task: Task) -> FeatureExtractors:
     target = task.target()
     assert isinstance(target, Empirical)
     pixels = Pixels.of(target.train, target.shape, target.normalisation)
-    return FeatureExtractors(task, pixels)
+    return FeatureExtractors(task.labelled(), pixels)
 
 
 def test_recipe_and_files_are_those_of_the_study() -> None:

@@ -29,6 +29,7 @@ from bench.config.cell import Cell
 from bench.config.errors import SpecError
 from bench.config.files import merge, read_config, suite_path
 from bench.config.grid import Spec
+from bench.config.values import parse_seeds
 from bench.report import write_tables
 from bench.store.records import Record, RecordedCell, read_records
 from bench.tuning.choice import configuration, trial_table, words
@@ -43,7 +44,7 @@ from bench.tuning.search import (
     spaces,
 )
 from datasets import TASKS, Distribution, Empirical
-from datasets.base import VALIDATION_SHARE, Draws
+from datasets.base import FEW_ROWS, VALIDATION_PARTS, Draws
 from methods import METHODS, register
 from methods.base import Draw, Regression
 from methods.fm import FlowMatching
@@ -96,7 +97,7 @@ def test_validation_samples_are_part_of_the_training_samples(task: str, side: st
     assert parts[0] | parts[1] == rows_of(whole.train)
     assert len(other.train) + len(other.test) == len(whole.train)
     assert (parts[0] | parts[1]).isdisjoint(rows_of(whole.test))
-    assert len(other.test) == pytest.approx(VALIDATION_SHARE * len(whole.train), abs=1)
+    assert len(other.test) == pytest.approx(len(whole.train) / VALIDATION_PARTS, abs=1)
     assert other.normalisation == whole.normalisation
     drawn = [other.sample(5000, rng()), other.low_variance(5000, rng())]
     drawn.append(other.second_set(5000, rng(), "iid"))
@@ -127,6 +128,44 @@ def test_equal_samples_stay_on_one_side() -> None:
     assert (len(two.train), len(two.test)) == (1, 1)
     with pytest.raises(ValueError, match="no two different samples"):
         Empirical(torch.ones(5, 1), torch.zeros(1, 1), (1,)).for_validation()
+
+
+@pytest.mark.parametrize(("task", "side"), DATA)
+def test_small_sets_are_cross_validated(task: str, side: str) -> None:
+    """Four seeds in a row hold out every training sample once, where a part has few rows."""
+    whole = side_of(task, side)
+    assert isinstance(whole, Empirical)
+    seeds = parse_seeds(bench.tune.SEEDS)
+    splits = [whole.for_validation(seed) for seed in seeds]
+    parts = [rows_of(split.test) for split in splits]
+    if len(whole.train) >= VALIDATION_PARTS * FEW_ROWS:
+        assert all(part == parts[0] for part in parts)
+        return
+    assert sum(map(len, parts)) == len(set[bytes]().union(*parts)) == len(rows_of(whole.train))
+    assert max(map(len, parts)) - min(map(len, parts)) < VALIDATION_PARTS
+    for split, part in zip(splits, parts, strict=True):
+        assert rows_of(split.train) == rows_of(whole.train) - part
+
+
+@pytest.mark.parametrize("task", [DIGITS, THREES, "colored_digits_3_to_2"])
+def test_no_classifier_knows_what_is_cross_validated(task: str) -> None:
+    shared = TASKS[task]().labelled()
+    assert shared is not None
+    for seed in parse_seeds(bench.tune.SEEDS):
+        settings = {"eval.split": ["validation"]}
+        (cell,) = Spec(methods=["fm"], tasks=[task], seeds=[seed], settings=settings).cells()
+        context = CellContext.of(cell)
+        labelled = context.labelled()
+        assert labelled is not None
+        learned = rows_of(labelled.train)
+        for side in (context.source, context.target):
+            if isinstance(side, Empirical):
+                assert learned.isdisjoint(rows_of(side.test))
+        same = seed % VALIDATION_PARTS == 0 or task == DIGITS
+        assert labelled.name == (shared.name if same else None)
+        assert len(labelled.train) == len(labelled.train_labels)
+        assert learned <= rows_of(shared.train)
+        assert len(learned) > 0.85 * len(shared.train)
 
 
 def test_a_distribution_that_holds_out_must_say_what_is_for_validation() -> None:
@@ -600,7 +639,7 @@ def test_from_the_trials_to_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert set(skipped["status"]) == {"skipped"}
     records = list(read_records(tmp_path / "tune"))
     assert {record.cell.eval["split"] for record in records} == {"validation"}
-    assert {record.cell.seed for record in records} == {100, 101}
+    assert {record.cell.seed for record in records} == set(parse_seeds(bench.tune.SEEDS))
     board = pd.read_csv(tmp_path / "tune" / "leaderboard.csv")
     assert board["setting"].str.contains("eval_split=validation").all()
 
