@@ -32,6 +32,7 @@ class DenoisingMethod(Method):
 
     noise_only: ClassVar[bool] = True
 
+    # Those of Karras et al., table 1.
     sigma_min: float = Field(0.002, gt=0)
     sigma_max: float = Field(80.0, gt=0)
 

@@ -18,7 +18,7 @@ from methods.flow import GaussianPath, IndependentPairs, VelocityMethod, optimal
 class TubePath(GaussianPath):
     """The width s(t) = sigma sin(pi t)."""
 
-    sigma: float = Field(0.5, ge=0)
+    sigma: float = Field(0.5, ge=0)  # ours: results/parametrisation, on validation draws
 
     def width(self, t: Tensor) -> tuple[Tensor, Tensor]:
         slope = self.sigma * math.pi * torch.cos(math.pi * t)

@@ -32,6 +32,7 @@ class VpMethod(Method):
     reference: ClassVar[str] = "Song et al., ICLR 2021, https://arxiv.org/abs/2011.13456"
     noise_only: ClassVar[bool] = True
 
+    # Song et al., appendix C; they sample down to t_min = 1e-3.
     beta_min: float = Field(0.1, gt=0)
     beta_max: float = Field(20.0, gt=0)
     t_min: float = Field(1e-3, gt=0, lt=1)
