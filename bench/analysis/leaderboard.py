@@ -71,7 +71,7 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
             rows = places[task, method]
             setting[rows] = settings_text(results.iloc[rows][shown])
     column = pd.Series(setting, index=results.index, dtype=object, name="setting")
-    return pd.concat([results, column], axis=1)
+    return pd.concat([results, column], axis=1).copy()  # in one piece, to which columns are added
 
 
 def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

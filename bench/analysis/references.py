@@ -73,7 +73,8 @@ def baselines(results: pd.DataFrame) -> pd.DataFrame:
     split = settings_text(results[[SPLIT]]) if SPLIT in results else [""] * len(results)
     words = zip(data_words(results), split, strict=True)
     setting = [own if part in own else f"{own}, {part}".removeprefix(", ") for own, part in words]
-    rows = results.assign(setting=setting)
+    column = pd.Series(setting, index=results.index, dtype=object, name="setting")
+    rows = pd.concat([results, column], axis=1)
     sources = _sources()
     known = [*reference_columns(), *(f"{name}_floor" for name in METRICS)]
     rows = rows.loc[rows["status"] == "done", [*KEYS, *(name for name in known if name in rows)]]
