@@ -189,7 +189,7 @@ def test_the_long_table_is_tidy() -> None:
     made = usual()
     made[0]["metrics"] |= {"w2_low": 0.3, "w2_high": 0.5}
     long = analysis(made).metrics_long
-    columns = "task method setting seed metric value low high floor perfect"
+    columns = "task method setting role seed metric value low high floor perfect"
     assert list(long) == columns.split()
     own = the(long, method="fm", seed=0, metric="w2")
     assert own[["value", "low", "high", "floor", "perfect"]].tolist() == [0.4, 0.3, 0.5, 0.1, 0.2]
@@ -201,6 +201,22 @@ def test_the_long_table_is_tidy() -> None:
     assert the(long, method="identity", seed=2, metric="transport_cost")["value"] == 0
     failed = results([record("fm", status="failed", reason="no")])
     assert len(metrics_long(failed)) == 0
+
+
+def test_the_long_table_says_who_competes() -> None:
+    """Also where a method has the name of a reference set."""
+    made = [*usual(), with_sets(record("linear", metrics=w2(0.5)))]
+    long = analysis(made).metrics_long
+    rows = long[long["metric"] == "w2"].drop_duplicates(["method", "role"])
+    roles = rows.groupby("role")["method"].agg(set).to_dict()
+    assert roles == {
+        "method": {"efm", "fm", "linear"},
+        "reference": {
+            *("fm-exact", "perfect", "target vs target"),
+            *("linear", "identity", "noise"),
+        },
+    }
+    assert the(long, method="linear", role="method", metric="w2")["value"] == 0.5
 
 
 # Memorisation
