@@ -96,8 +96,9 @@ def score(rows: pd.DataFrame, main: Mapping[str, str | None]) -> "pd.Series[floa
     .. math:: (d - d_{perfect}) / (d_{noise} - d_{perfect})
 
     A perfect map has 0, draws of N(0, I) have 1, below 0 is better than perfect, which is chance,
-    or copying. Where no exact map is known, a second target set stands for ``perfect``. NaN where
-    one of the three is not known, or noise is not worse than perfect.
+    or copying. Where no exact map is known, a second target set stands for ``perfect``. A metric
+    that is best at an ideal (``nearest``) counts by its distance |d - ideal|, also in ``perfect``
+    and ``noise``. NaN where one of the three is not known, or noise is not worse than perfect.
 
     Args:
         rows: of ``results.csv``, or of :func:`baselines`.
@@ -108,12 +109,15 @@ def score(rows: pd.DataFrame, main: Mapping[str, str | None]) -> "pd.Series[floa
     for task, own in rows.groupby("task").groups.items():
         if (name := main.get(str(task))) is None:
             continue
+        metric = METRICS[name]
         columns = (name, f"{name}_perfect", f"{name}_floor", f"{name}_noise")
         value, perfect, floor, noise = (
             rows.get(column, nothing).loc[own].astype(float) for column in columns
         )
-        if METRICS[name].floor_kind == "measured":
+        if metric.floor_kind == "measured":
             perfect = perfect.fillna(floor)
-        worse = METRICS[name].loss(noise) > METRICS[name].loss(perfect)
+        worse = metric.loss(noise) > metric.loss(perfect)
+        if metric.better == "nearest":
+            value, perfect, noise = map(metric.loss, (value, perfect, noise))
         found[own] = (value - perfect) / (noise - perfect).where(worse)
     return found

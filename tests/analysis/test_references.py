@@ -81,6 +81,28 @@ def test_the_score_by_its_formula() -> None:
     assert board["linear"] == pytest.approx(((1.2 - 0.1) / 2 + (1.2 - 0.2) / 1) / 2)
 
 
+def test_the_score_of_a_metric_with_an_ideal_is_by_the_distance_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On which side of the ideal a value lies makes no difference."""
+    main = replace(METRICS["w2"], name="own", better="nearest", ideal=1.0, main=99)
+    monkeypatch.setitem(METRICS, "own", main)
+
+    def scores(best: float, worst: float) -> list[float]:
+        values = {"fm": 0.2, "efm": 1.8, "vp": 1.0}
+        sets = {"perfect": {"own": best}, "noise": {"own": worst}}
+        made = [
+            record(name, metrics={"own": v}) | {"references": sets} for name, v in values.items()
+        ]
+        board = analysis(made).board.set_index("method")["score"]
+        return [board[name] for name in (*values, "perfect", "noise")]
+
+    expected = pytest.approx([0.7 / 1.9, 0.7 / 1.9, -0.1 / 1.9, 0, 1])
+    for best in (0.9, 1.1):
+        for worst in (-1.0, 3.0):
+            assert scores(best, worst) == expected
+
+
 def test_without_an_exact_map_a_second_target_set_is_perfect() -> None:
     sets = {"references": {"noise": {"w2": 2.1}}}
     board = analysis([record("fm", metrics=w2(0.5)) | sets]).board.set_index("method")["score"]
