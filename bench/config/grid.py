@@ -40,7 +40,8 @@ class Variation(BaseModel):
 class Spec(BaseModel):
     """What a run is made of; :meth:`cells` is its grid, and those of its variations.
 
-    One factor at a time is a grid of one point with a variation for each factor.
+    One factor at a time is a grid of one point with a variation for each factor. A run may have
+    variations alone, with methods of their own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +60,8 @@ class Spec(BaseModel):
                 refuses.
         """
         _check_registered()
-        grids = [grid for spec in self.specs() for grid in spec._grids()]
+        specs = self.specs()[0 if self.methods or not self.vary else 1 :]
+        grids = [grid for spec in specs for grid in spec._grids()]
         size = sum(grid.size for grid in grids)
         if size > MAX_CELLS:
             raise SpecError(
