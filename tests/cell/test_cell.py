@@ -156,6 +156,15 @@ def test_settings_that_the_network_lacks_are_empty(
     assert all(found[name] is None for name in idle)
 
 
+def test_settings_that_the_method_does_not_use_are_empty(tmp_path: Path) -> None:
+    used = {"fm": "precondition", "efm": "far_field"}
+    for method, empty in (("fm", "far_field"), ("efm", "precondition")):
+        cell = one_cell(method, **QUICK)
+        found = row(record_of(cell, run_cell(cell, tmp_path / method)))
+        assert found[empty] is None
+        assert found[used[method]] is not None
+
+
 def test_the_general_random_state_is_left_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     cell = one_cell(

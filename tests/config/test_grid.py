@@ -132,7 +132,7 @@ def owners_of_settings() -> Iterator[tuple[str, str, str, type[BaseModel]]]:
         yield "efm", name, name, task
 
 
-OF_IMAGES = ("unet", "dropout")
+OF_IMAGES = ("unet", "dropout", "precondition")  # the last is none of EFM's in the plane
 EVERY_SETTING = [
     (method, "gaussian_to_digits" if key in OF_IMAGES else task, f"{section}.{key}")
     for method, task, section, model in owners_of_settings()
@@ -703,6 +703,31 @@ def test_settings_that_the_network_of_a_task_lacks_make_no_cells() -> None:
     assert small.id == Cell.model_validate(small.model_dump()).id
     forced = cells("gaussian_to_digits", unet=["tiny", "small"], architecture=["unet"])
     assert len(forced) == 4
+
+
+def test_settings_of_the_network_that_a_method_does_not_use_make_no_cells() -> None:
+    """Beside its other settings, and those of the network; a default cell stays what it is."""
+
+    def cells(method: str, task: str = TASK, **settings: list[Any]) -> list[Cell]:
+        return plan(method, task, settings={k.replace("__", "."): v for k, v in settings.items()})
+
+    far: list[Any] = ["auto", "on", "off"]
+    assert cells("fm", network__far_field=far) == [only("fm")]
+    assert len(cells("efm", network__far_field=far)) == len(cells("pfgm", network__far_field=far))
+    both: list[Any] = ["on", "off"]
+    assert cells("efm", network__precondition=both) == [only("efm")]
+    digits = "gaussian_to_digits"
+    for field, count in (("on", 1), ("off", 2), ("auto", 2)):
+        found = cells("efm", digits, network__precondition=both, network__far_field=[field])
+        assert len(found) == count
+    lines: list[Any] = ["forward", "two_sided"]
+    embeddings: list[Any] = ["plain", "cosine", "ends"]
+    found = cells("efm", efm__lines=lines, network__embedding=embeddings)
+    assert [(cell.hyperparameters["lines"], cell.network.embedding) for cell in found] == [
+        *(("forward", embedding) for embedding in embeddings),
+        ("two_sided", "auto"),
+    ]
+    assert found[-1] == only("efm", efm__lines="two_sided")
 
 
 def test_fid_of_one_sample_is_refused() -> None:
