@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 
 from methods.draws import seeded
 from methods.networks import LOW_DIM as LOW_DIM
-from methods.networks import NetworkFactory
+from methods.networks import NetworkFactory, NetworkSettings
 from methods.solvers import Flow, Solver, Velocity
 
 Draw = Callable[[int], Tensor]  # draw(k): k fresh samples, shape (k, D)
@@ -102,6 +102,14 @@ class Method(BaseModel, ABC):
     def idle(self) -> dict[str, Any]:
         """The settings that make no difference beside the others, and what they are then: None."""
         return {}
+
+    def unused_network(self, network: NetworkSettings, dim: int) -> tuple[str, ...]:
+        """The settings of the network that make no difference to :meth:`model` beside the others.
+
+        Cells of data of dimension ``dim`` have their defaults. What the architecture does not have
+        (:data:`~methods.networks.IDLE`) is known without.
+        """
+        return ()
 
     def check(self) -> None:
         """Raises a ValueError that names a setting which does not go with the others."""

@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from methods.base import MODEL_SAMPLES, Draw, ExactMethod, Method, Regression, at, register
 from methods.draws import normal
 from methods.electrostatics import in_blocks
-from methods.networks import NetworkFactory, ScaledNetwork, Standardised
+from methods.networks import NetworkFactory, NetworkSettings, ScaledNetwork, Standardised
 from methods.solvers import Flow
 
 Sampler = Literal["ode", "sde"]
@@ -72,6 +72,9 @@ class LearnedDenoiser(DenoisingMethod):
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         return Denoiser(self, network, target)
+
+    def unused_network(self, network: NetworkSettings, dim: int) -> tuple[str, ...]:
+        return ("far_field",)
 
     def batches(self, source: Draw, target: Draw, n: int, rng: Generator) -> Iterator[Regression]:
         data = target(MODEL_SAMPLES)

@@ -21,7 +21,7 @@ from methods.capacitor.points import LinePool, Points
 from methods.capacitor.transport import FLOWS, CapacitorMethod
 from methods.electrostatics import mean_displacement, poisson_field, softened, superpose, unit
 from methods.flow import optimal_pairs
-from methods.networks import NetworkFactory
+from methods.networks import NetworkFactory, NetworkSettings
 
 
 @register
@@ -176,11 +176,20 @@ class ElectrostaticFieldMatching(CapacitorMethod):
             if self.coupling == "ot":
                 n = min(len(source), len(target))
                 source, target = source[:n], optimal_pairs(source[:n], target[:n], self.charges)
-            # Others are learned behind the plates too, where the field may point back.
-            along = self.points in ("uniform", "released") and not self.gamma
-            sigma = (self.sigma or 0.0) if along else None
+            sigma = (self.sigma or 0.0) if self._along_segments else None
             return FieldModel(network, source, target, self.plate_distance, sigma)
         return TwoPlates(network, source, target, self.plate_distance)
+
+    @property
+    def _along_segments(self) -> bool:
+        # Others are learned behind the plates too, where the field may point back.
+        return self.points in ("uniform", "released") and not self.gamma
+
+    def unused_network(self, network: NetworkSettings, dim: int) -> tuple[str, ...]:
+        if self.lines != "forward":  # each plate has inputs and scales of its own
+            return ("inputs", "embedding", "precondition", "far_field")
+        preconditioned = self._along_segments and not FieldModel.has_far_field(network, dim)
+        return () if preconditioned else ("precondition",)
 
     def field(self, model: nn.Module) -> CapacitorField:
         def learned(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

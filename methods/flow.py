@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from methods.base import LOW_DIM, Draw, ExactMethod, Method, Regression, at
 from methods.draws import normal, seeded, uniform
 from methods.electrostatics import in_blocks
-from methods.networks import NetworkFactory, ScaledNetwork, Standardised
+from methods.networks import NetworkFactory, NetworkSettings, ScaledNetwork, Standardised
 from methods.solvers import Flow
 
 Width = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -59,6 +59,9 @@ class VelocityMethod(GaussianPath):
         n = min(len(source), len(target))
         pairs = self.pairs(lambda k: source[:k], lambda k: target[:k], n, seeded(None, source))
         return VelocityModel(network, *pairs, self.width)
+
+    def unused_network(self, network: NetworkSettings, dim: int) -> tuple[str, ...]:
+        return ("far_field",)
 
     def regression(self, source: Draw, target: Draw, n: int, rng: Generator) -> Regression:
         x0, x1 = self.pairs(source, target, n, rng)

@@ -6,7 +6,7 @@ Methods do not know which network is behind them: an MLP, or a U-Net, which sees
 import bisect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -78,9 +78,12 @@ class NetworkSettings(BaseModel):
 
     def used(self, *shape: int) -> "NetworkSettings":
         """These settings with the defaults of what the network of a shape does not have."""
+        return self.without(IDLE[self.kind(*shape)])
+
+    def without(self, names: Iterable[str]) -> "NetworkSettings":
+        """These settings with the defaults of those that make no difference."""
         fields = type(self).model_fields
-        idle = {name: fields[name].default for name in IDLE[self.kind(*shape)]}
-        return self.model_copy(update=idle)
+        return self.model_copy(update={name: fields[name].default for name in names})
 
 
 @dataclass(frozen=True)

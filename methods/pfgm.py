@@ -15,7 +15,13 @@ from torch import Generator, Tensor, nn
 from methods.base import LOW_DIM, Draw, ExactMethod, Method, Regression, at, register
 from methods.draws import directions, normal, uniform
 from methods.electrostatics import mean_displacement, softened
-from methods.networks import NetworkFactory, ScaledNetwork, Standardised, bounded
+from methods.networks import (
+    NetworkFactory,
+    NetworkSettings,
+    ScaledNetwork,
+    Standardised,
+    bounded,
+)
 from methods.solvers import Flow
 
 LOWEST = 1e-3  # height, in standard deviations of the data, below which none is told from zero
@@ -95,6 +101,9 @@ class PoissonFlow(PoissonMethod):
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         return PoissonModel(network, target, self.gamma, self.z_max)
+
+    def unused_network(self, network: NetworkSettings, dim: int) -> tuple[str, ...]:
+        return ("precondition",) if network.far_field == "off" else ()
 
     def regression(self, source: Draw, target: Draw, n: int, rng: Generator) -> Regression:
         charges = target(self.charges)

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Draw, ExactMethod, Method, Regression, at, register
 from methods.draws import normal, uniform
 from methods.edm import PosteriorMean, Sampler
-from methods.networks import NetworkFactory, ScaledNetwork, Standardised
+from methods.networks import NetworkFactory, NetworkSettings, ScaledNetwork, Standardised
 from methods.solvers import Flow, Velocity
 
 
@@ -77,6 +77,9 @@ class VariancePreservingDiffusion(VpMethod):
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         return NoiseModel(self, network, target)
+
+    def unused_network(self, network: NetworkSettings, dim: int) -> tuple[str, ...]:
+        return ("far_field",)
 
     def regression(self, source: Draw, target: Draw, n: int, rng: Generator) -> Regression:
         x0 = target(n)

@@ -11,6 +11,7 @@ from bench.analysis.references import (
     BASELINE,
     EXACT,
     METHOD,
+    REFERENCE,
     baselines,
     is_exact,
     score,
@@ -71,7 +72,7 @@ def with_setting(results: pd.DataFrame, without: str | None = None) -> pd.DataFr
             rows = places[task, method]
             setting[rows] = settings_text(results.iloc[rows][shown])
     column = pd.Series(setting, index=results.index, dtype=object, name="setting")
-    return pd.concat([results, column], axis=1)
+    return pd.concat([results, column], axis=1).copy()  # in one piece, to which columns are added
 
 
 def aggregate(results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -195,15 +196,17 @@ def metrics_long(results: pd.DataFrame) -> pd.DataFrame:
 
     ``low`` and ``high`` are the ends of the interval within the seed, ``floor`` is the metric of a
     second target set (of costs the optimal cost, else the ideal), ``perfect`` that of a known exact
-    map. The reference samples are methods here.
+    map. ``role`` is ``method`` for what is trained, ``reference`` for exact rows and reference
+    samples, which stand in the column ``method`` too.
     """
     rows = with_references(results)
     rows = rows[rows["status"] == "done"]
+    rows = rows.assign(role=rows["role"].where(rows["role"] == METHOD, REFERENCE))
     found = []
     for name in (name for name in METRICS if name in rows):
         own = rows[rows[name].notna()]
         parts = {part: own.get(f"{name}_{part}") for part in ("low", "high", "floor", "perfect")}
-        found.append(own[[*GROUP, "seed"]].assign(metric=name, value=own[name], **parts))
+        found.append(own[[*GROUP, "role", "seed"]].assign(metric=name, value=own[name], **parts))
     order = pd.concat(found)
     return order.sort_index(kind="stable").reset_index(drop=True)
 

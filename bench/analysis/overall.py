@@ -5,6 +5,7 @@ and tasks that start from data have tables of their own: not every method can do
 """
 
 import math
+from collections.abc import Mapping
 from itertools import permutations
 from typing import NamedTuple
 
@@ -49,9 +50,9 @@ class Overall(NamedTuple):
 def overall(results: pd.DataFrame) -> dict[str, Overall]:
     """Compares the trained competitors over the tasks, for each kind of task.
 
-    A method that has one setting on each of its tasks competes under its name, whatever its
-    defaults for a task are; another competes with its setting in words, so that only settings of
-    the same words are one competitor. A task that was run with several data is as many tasks.
+    A method that has one setting on each of its tasks of a kind competes under its name, whatever
+    its defaults for a task are; another competes with its setting in words, so that only settings
+    of the same words are one competitor. A task that was run with several data is as many tasks.
 
     Ranks are of the mean of the main metric over seeds, among the competitors that have a result on
     the task; ties share the mean of their ranks. ``mean_rank`` is over the tasks on which the
@@ -64,9 +65,8 @@ def overall(results: pd.DataFrame) -> dict[str, Overall]:
     """
     data = data_words(results)
     task = results["task"].where(data == "", results["task"] + " " + data)
-    board, runs = _competitors(with_references(results.assign(task=task)))
     kinds = dict(zip(task, results["task"].map(kind_of), strict=True))
-    board = board.assign(kind=board["task"].map(kinds))
+    board, runs = _competitors(with_references(results.assign(task=task)), kinds)
     # Who is skipped on all tasks of a kind does not compete on it.
     board = board[board.groupby(["kind", "name"])["tried"].transform("sum") > 0]
     groups = dict(iter(board.groupby("kind")))
@@ -131,8 +131,11 @@ def _overall(board: pd.DataFrame, runs: pd.DataFrame) -> Overall:
     )
 
 
-def _competitors(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row a task and trained competitor: ``name`` and ``loss``, and why it has none; its runs."""
+def _competitors(rows: pd.DataFrame, kinds: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row a task and trained competitor: ``name`` and ``loss``, and why it has none; its runs.
+
+    Both with the ``kind`` of their task.
+    """
     rows = rows[rows["role"] == METHOD]
     board = aggregate(rows, [*GROUP, "main_metric"])
     board["loss"] = np.nan
@@ -140,9 +143,13 @@ def _competitors(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         # Those that diverged would be worse.
         means = own[f"{metric}_mean"].where(own["count"] == own["tried"])
         board.loc[own.index, "loss"] = METRICS[str(metric)].loss(means)
-    settings = board.groupby(["method", "task"])["setting"].nunique().groupby("method").max()
+    numbers = board.groupby(["method", "task"])["setting"].nunique()
+    named = {(kinds[task], method) for method, task in numbers.index[numbers > 1]}
     for frame in (board, rows := rows[rows["status"] == "done"].copy()):
-        frame["setting"] = frame["setting"].where(frame["method"].map(settings > 1), "")
+        frame["kind"] = frame["task"].map(kinds)
+        places = zip(frame["kind"], frame["method"], strict=True)
+        says = np.array([place in named for place in places], bool)
+        frame["setting"] = frame["setting"].where(says, "")
         frame["name"] = list(map(name_of, frame["method"], frame["setting"]))
     return board, rows
 

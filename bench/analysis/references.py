@@ -18,6 +18,8 @@ from methods import METHODS
 
 METHOD, EXACT, BASELINE = "method", "exact", "baseline"
 """Roles of a row: what is trained, a closed form that is not, a reference set of samples."""
+REFERENCE = "reference"
+"""The last two of them in one word."""
 TWICE, CHEAPEST = "target vs target", "optimal cost"
 DRAWN = ("eval_n", "eval_draws", "eval_split")  # what the evaluation says about the data drawn
 KEYS = ["task", "setting", "seed"]
@@ -73,7 +75,8 @@ def baselines(results: pd.DataFrame) -> pd.DataFrame:
     split = settings_text(results[[SPLIT]]) if SPLIT in results else [""] * len(results)
     words = zip(data_words(results), split, strict=True)
     setting = [own if part in own else f"{own}, {part}".removeprefix(", ") for own, part in words]
-    rows = results.assign(setting=setting)
+    column = pd.Series(setting, index=results.index, dtype=object, name="setting")
+    rows = pd.concat([results, column], axis=1)
     sources = _sources()
     known = [*reference_columns(), *(f"{name}_floor" for name in METRICS)]
     rows = rows.loc[rows["status"] == "done", [*KEYS, *(name for name in known if name in rows)]]
@@ -93,8 +96,9 @@ def score(rows: pd.DataFrame, main: Mapping[str, str | None]) -> "pd.Series[floa
     .. math:: (d - d_{perfect}) / (d_{noise} - d_{perfect})
 
     A perfect map has 0, draws of N(0, I) have 1, below 0 is better than perfect, which is chance,
-    or copying. Where no exact map is known, a second target set stands for ``perfect``. NaN where
-    one of the three is not known, or noise is not worse than perfect.
+    or copying. Where no exact map is known, a second target set stands for ``perfect``. A metric
+    that is best at an ideal (``nearest``) counts by its distance |d - ideal|, also in ``perfect``
+    and ``noise``. NaN where one of the three is not known, or noise is not worse than perfect.
 
     Args:
         rows: of ``results.csv``, or of :func:`baselines`.
@@ -105,12 +109,15 @@ def score(rows: pd.DataFrame, main: Mapping[str, str | None]) -> "pd.Series[floa
     for task, own in rows.groupby("task").groups.items():
         if (name := main.get(str(task))) is None:
             continue
+        metric = METRICS[name]
         columns = (name, f"{name}_perfect", f"{name}_floor", f"{name}_noise")
         value, perfect, floor, noise = (
             rows.get(column, nothing).loc[own].astype(float) for column in columns
         )
-        if METRICS[name].floor_kind == "measured":
+        if metric.floor_kind == "measured":
             perfect = perfect.fillna(floor)
-        worse = METRICS[name].loss(noise) > METRICS[name].loss(perfect)
+        worse = metric.loss(noise) > metric.loss(perfect)
+        if metric.better == "nearest":
+            value, perfect, noise = map(metric.loss, (value, perfect, noise))
         found[own] = (value - perfect) / (noise - perfect).where(worse)
     return found

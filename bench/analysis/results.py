@@ -54,7 +54,8 @@ def row(record: Record) -> dict[str, Any]:
     settings = {**cell.network, **cell.sample, **cell.train}
     if record.parameters == 0:  # nothing was trained
         settings |= dict.fromkeys([*cell.network, *cell.train])
-    settings |= dict.fromkeys(IDLE.get(str(record.architecture), ()))
+    lacking = IDLE.get(str(record.architecture), ())
+    settings |= dict.fromkeys([*lacking, *record.unused_network])
     settings |= {f"eval_{key}": value for key, value in cell.eval.items()}
     fixed = fixed_columns()
     found: dict[str, Any] = {

@@ -42,6 +42,11 @@ class CellContext:
             return self.task.labelled_for_validation(self.cell.seed)
         return self.task.labelled()
 
+    @property
+    def unused_network(self) -> tuple[str, ...]:
+        """Settings of the network that make no difference to the method's model."""
+        return self.method.unused_network(self.cell.network, self.target.dim)
+
     @cached_property
     def task_digest(self) -> str:
         """Hash of the task's data: where it is another, so is the result."""

@@ -45,7 +45,9 @@ def evaluation_sets(context: CellContext) -> HeldOut:
 def build_model(context: CellContext, method: Method | None = None) -> nn.Module:
     """The model, of the cell's method or another one; torch's random state is kept.
 
-    The weights depend on the seed alone.
+    The weights depend on the seed alone. A model of a plug-in that reads them as it is built cannot
+    be counted without numbers, on the device ``meta``: it keeps the width of the settings, which
+    is told. Any other error is one of the model.
     """
     method = method or context.method
     samples = training_samples(context, method.samples)
@@ -54,7 +56,9 @@ def build_model(context: CellContext, method: Method | None = None) -> nn.Module
     if method.trained:
         try:
             network = matched(network, lambda factory: method.model(factory, *few))
-        except (NotImplementedError, RuntimeError) as error:  # a plug-in that reads its weights
+        except (RuntimeError, TypeError) as error:
+            if "meta" not in str(error).lower():  # torch has no class for it, but always the word
+                raise
             print(f"the width is not matched: {error}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(context.cell, "weights"))

@@ -98,6 +98,7 @@ def _measure(context: CellContext, run: RunContext) -> Outcome:
     measured: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "architecture": architecture_of(model),
+        "unused_network": list(context.unused_network),
         "train_seconds": trained.seconds,
         "resumed_at": trained.resumed_at,
         "data_hash": draws.hash_of(*held_out, *draws.training_samples(context)),

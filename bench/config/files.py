@@ -49,17 +49,40 @@ def _config(tables: dict[str, Any]) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> Spec:
-    """Two configurations as one: ``over`` overrides ``base``, in the variations of ``base`` too."""
+    """Two configurations as one: ``over`` overrides ``base``, in the variations of ``base`` too.
+
+    Methods are chosen, not overridden: those of ``over`` run in the grids of ``base`` that have
+    them. One that only some variations have is in these alone, with their settings and seeds, and
+    one that ``base`` does not have takes the place of the methods of its first grid.
+    """
     given = over.get("settings", {})
     merged = {**base, **over, "settings": {**base["settings"], **given}}
     merged["vary"] = over.get("vary") or [
         {
-            **{key: value for key, value in variation.items() if key not in over},
+            **{k: v for k, v in variation.items() if k == "methods" or k not in over},
             "settings": {k: v for k, v in variation["settings"].items() if k not in given},
         }
         for variation in base["vary"]
     ]
+    if not over.get("vary") and "methods" in over:
+        chosen = _chosen(over["methods"], base["methods"], merged["vary"])
+        merged["methods"], merged["vary"] = chosen
     return validated("", lambda: Spec(**merged))
+
+
+def _chosen(
+    methods: list[str], first: list[str], variations: list[dict[str, Any]]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """The methods of the first grid and the variations, of these ``methods`` alone."""
+    elsewhere = {name for one in variations for name in one.get("methods") or ()} - set(first)
+    own = [name for name in methods if name not in elsewhere]
+    kept = []
+    for variation in variations:
+        if (theirs := variation.get("methods")) is None:  # those of the first grid
+            kept += [variation] if own else []
+        elif chosen := [name for name in methods if name in theirs]:
+            kept.append({**variation, "methods": chosen})
+    return own, kept
 
 
 def folder_name(config: Path) -> str:

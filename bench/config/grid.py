@@ -20,7 +20,7 @@ from bench.config.plugins import used_by
 from bench.config.settings import SECTIONS, TRAINING, public_fields
 from bench.config.values import MAX_CELLS, check_seeds, checked_settings
 from datasets import TASKS, Task
-from methods import METHODS
+from methods import METHODS, Method
 from methods.networks import NetworkSettings
 
 T = TypeVar("T")
@@ -40,7 +40,8 @@ class Variation(BaseModel):
 class Spec(BaseModel):
     """What a run is made of; :meth:`cells` is its grid, and those of its variations.
 
-    One factor at a time is a grid of one point with a variation for each factor.
+    One factor at a time is a grid of one point with a variation for each factor. A run may have
+    variations alone, with methods of their own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +60,8 @@ class Spec(BaseModel):
                 refuses.
         """
         _check_registered()
-        grids = [grid for spec in self.specs() for grid in spec._grids()]
+        specs = self.specs()[0 if self.methods or not self.vary else 1 :]
+        grids = [grid for spec in specs for grid in spec._grids()]
         size = sum(grid.size for grid in grids)
         if size > MAX_CELLS:
             raise SpecError(
@@ -147,46 +149,46 @@ class _Grid:
         """The cells in the order settings, seed."""
         plugins = used_by(METHODS[self.method], TASKS[self.task])
         own = {"method": self.method, "task": self.task, "plugins": plugins}
-        of_task, of_method, *sections = map(self._parts, (self.task, self.method, *SECTIONS))
-        for part in of_task:
-            task = TASKS[self.task](**part["task_parameters"])
-            used = [[_used_by_network(one, task) for one in section] for section in sections]
-            for parts in itertools.product([own], [part], of_method, *used):
-                fields = {name: value for part in parts for name, value in part.items()}
+        tasks, methods = self._made(self.task), self._made(self.method)
+        sections = {name: self._made(name) for name in SECTIONS}
+        for task, method in itertools.product(tasks, methods):
+            own |= {"task_version": task.version, "task_parameters": task.parameters()}
+            own |= {"hyperparameters": method.hyperparameters()}
+            used = dict.fromkeys(_used(one, method, task) for one in sections["network"])
+            for parts in itertools.product(*(sections | {"network": list(used)}).values()):
+                fields = own | dict(zip(SECTIONS, parts, strict=True))
                 yield from (Cell(seed=seed, **fields) for seed in self.seeds)
 
-    def _parts(self, name: str) -> list[dict[str, Any]]:
-        """The fields that a section determines, for each combination of its own values."""
+    def _made(self, name: str) -> list[Any]:
+        """The task, the method or a section for each combination of its own values."""
         own = {
             axis.removeprefix(f"{name}."): values
             for axis, values in self.axes.items()
             if axis.startswith(f"{name}.")
         }
         every = (dict(zip(own, values, strict=True)) for values in itertools.product(*own.values()))
-        return [validated(name, functools.partial(self._fields, name, one)) for one in every]
+        return [validated(name, functools.partial(self._make, name, one)) for one in every]
 
-    def _fields(self, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    def _make(self, name: str, settings: dict[str, Any]) -> BaseModel:
         if name in SECTIONS:
-            return {name: SECTIONS[name](**settings)}
+            return SECTIONS[name](**settings)
         task = TASKS[self.task]
         if name == self.task:
-            made = task(**settings)
-            return {"task_version": made.version, "task_parameters": made.parameters()}
-        method = METHODS[self.method].create(task.dim, task.noise_source, **settings)
-        return {"hyperparameters": method.hyperparameters()}
+            return task(**settings)
+        return METHODS[self.method].create(task.dim, task.noise_source, **settings)
 
 
-def _used_by_network(section: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Network settings without those that the task's network does not have: a cell has one id.
+def _used(network: NetworkSettings, method: Method, task: Task) -> NetworkSettings:
+    """Without what makes no difference to the task's network or the method: a cell has one id.
 
     Raises:
         SpecError: an architecture that is not for samples of the task's shape.
     """
-    network = section.get("network", NetworkSettings())
     if network == NetworkSettings():
-        return section
+        return network
     try:
-        return {"network": network.used(*task.shape)}
+        used = network.used(*task.shape)
+        return used.without(method.unused_network(used, math.prod(task.shape)))
     except ValueError as error:
         raise SpecError(f"network.architecture: {task.name}: {error}") from None
 

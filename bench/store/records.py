@@ -79,6 +79,7 @@ class Outcome(BaseModel):
     peak_memory_mb: float | None = None
     parameters: int | None = None
     architecture: str | None = None
+    unused_network: list[str] = []
     resumed_at: int | None = None
     data_hash: str | None = None
     task_digest: str | None = None

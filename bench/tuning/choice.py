@@ -83,7 +83,8 @@ def configuration(table: pd.DataFrame, tuning: Tuning, test: Spec, command: str)
     cells = tuning.cells()
     blocks = [
         f"# Chosen on validation draws by\n#   {printable(command)}\n"
-        "# --seeds may change the seeds; --methods or --tasks would mix what belongs to others."
+        "# --methods chooses among them and --seeds may change the seeds; --tasks would mix what\n"
+        "# belongs to others."
     ]
     searched = {name: own for space in tuning.spaces.values() for name, own in space.items()}
     first = {"seeds": test.seeds, **{name: values[0] for name, values in test.settings.items()}}

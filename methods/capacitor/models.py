@@ -9,7 +9,13 @@ from methods.base import LOW_DIM
 from methods.capacitor.lines import Capacitor, rms_radius
 from methods.electrostatics import capacitor_field, log_sphere_area, superpose, unit
 from methods.flow import Segments
-from methods.networks import NetworkFactory, ScaledNetwork, Standardised, radial_inputs
+from methods.networks import (
+    NetworkFactory,
+    NetworkSettings,
+    ScaledNetwork,
+    Standardised,
+    radial_inputs,
+)
 
 PLATE_LAYER = 0.05  # height over a plate, in standard deviations of the data, that is resolved
 LOG_WEIGHT = math.sqrt(0.5)  # of log|E| beside a direction; it enters the loss squared
@@ -45,9 +51,7 @@ class FieldModel(Standardised):
         super().__init__(torch.cat([source, target]))
         self.plate_distance, self.sigma = plate_distance, sigma or 0.0
         settings, self.dim = network.settings, source.shape[1]
-        self.far_field = settings.far_field == "on" or (
-            settings.far_field == "auto" and self.dim <= LOW_DIM
-        )
+        self.far_field = self.has_far_field(settings, self.dim)
         along_segments = sigma is not None and not self.far_field
         self.preconditioned = along_segments and settings.precondition == "on"
         self.centres = nn.Buffer(torch.stack([source.mean(0), target.mean(0)]))  # (2, D)
@@ -55,6 +59,11 @@ class FieldModel(Standardised):
         self.segments = Segments(source, target)
         layer, span = PLATE_LAYER * float(self.scale), (0.0, plate_distance)
         self.network = ScaledNetwork(network, self.dim + (not self.preconditioned), span, layer)
+
+    @staticmethod
+    def has_far_field(network: NetworkSettings, dim: int) -> bool:
+        """Whether a network for data of dimension ``dim`` corrects the field of point charges."""
+        return network.far_field == "on" or (network.far_field == "auto" and dim <= LOW_DIM)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x (B, D), z (B,) -> f (B, D+1)."""

@@ -127,6 +127,21 @@ def test_noise_and_data_have_tables_of_their_own() -> None:
     assert own.tolist() == [0.75]  # scores .1, .105, .11 and .115 on both tasks
 
 
+def test_settings_that_vary_on_one_kind_of_tasks_are_named_there_alone() -> None:
+    """Also where a method names a setting that does not vary, as EFM its end points."""
+    sets = {"references": {"perfect": {"w2": 0.1}, "noise": {"w2": 2.1}}}
+    records = [
+        record("efm", seed, task, metrics=w2(0.5 + seed / 100), L=L, endpoints="included") | sets
+        for task, heights in ((EIGHT, [10.0]), (ROLL, [10.0]), ("moons_to_8gaussians", [6.0, 30.0]))
+        for L in heights
+        for seed in range(4)
+    ]
+    noise, data = overall(results(records)).values()
+    assert list(noise.table["name"]) == list(noise.profiles["name"].unique()) == ["efm"]
+    own = ["efm (L=6, endpoints=included)", "efm (L=30, endpoints=included)"]
+    assert list(data.table["name"]) == own
+
+
 def test_who_is_skipped_on_all_tasks_of_a_kind_is_not_in_its_table() -> None:
     moons = "moons_to_8gaussians"
     why = "skipped", "it cannot start from data"

@@ -227,6 +227,7 @@ def test_the_table_shows_every_method_and_reason() -> None:
     assert "nan" not in text.lower()
 
 
+@pytest.mark.filterwarnings("error::pandas.errors.PerformanceWarning")  # of a frame in pieces
 def test_the_table_is_the_same_from_the_file() -> None:
     """``bench.report`` reads results.csv, where an empty column is a column of floats."""
     for made in (many(), many()[:5]):

@@ -81,6 +81,28 @@ def test_the_score_by_its_formula() -> None:
     assert board["linear"] == pytest.approx(((1.2 - 0.1) / 2 + (1.2 - 0.2) / 1) / 2)
 
 
+def test_the_score_of_a_metric_with_an_ideal_is_by_the_distance_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On which side of the ideal a value lies makes no difference."""
+    main = replace(METRICS["w2"], name="own", better="nearest", ideal=1.0, main=99)
+    monkeypatch.setitem(METRICS, "own", main)
+
+    def scores(best: float, worst: float) -> list[float]:
+        values = {"fm": 0.2, "efm": 1.8, "vp": 1.0}
+        sets = {"perfect": {"own": best}, "noise": {"own": worst}}
+        made = [
+            record(name, metrics={"own": v}) | {"references": sets} for name, v in values.items()
+        ]
+        board = analysis(made).board.set_index("method")["score"]
+        return [board[name] for name in (*values, "perfect", "noise")]
+
+    expected = pytest.approx([0.7 / 1.9, 0.7 / 1.9, -0.1 / 1.9, 0, 1])
+    for best in (0.9, 1.1):
+        for worst in (-1.0, 3.0):
+            assert scores(best, worst) == expected
+
+
 def test_without_an_exact_map_a_second_target_set_is_perfect() -> None:
     sets = {"references": {"noise": {"w2": 2.1}}}
     board = analysis([record("fm", metrics=w2(0.5)) | sets]).board.set_index("method")["score"]
@@ -189,7 +211,7 @@ def test_the_long_table_is_tidy() -> None:
     made = usual()
     made[0]["metrics"] |= {"w2_low": 0.3, "w2_high": 0.5}
     long = analysis(made).metrics_long
-    columns = "task method setting seed metric value low high floor perfect"
+    columns = "task method setting role seed metric value low high floor perfect"
     assert list(long) == columns.split()
     own = the(long, method="fm", seed=0, metric="w2")
     assert own[["value", "low", "high", "floor", "perfect"]].tolist() == [0.4, 0.3, 0.5, 0.1, 0.2]
@@ -201,6 +223,22 @@ def test_the_long_table_is_tidy() -> None:
     assert the(long, method="identity", seed=2, metric="transport_cost")["value"] == 0
     failed = results([record("fm", status="failed", reason="no")])
     assert len(metrics_long(failed)) == 0
+
+
+def test_the_long_table_says_who_competes() -> None:
+    """Also where a method has the name of a reference set."""
+    made = [*usual(), with_sets(record("linear", metrics=w2(0.5)))]
+    long = analysis(made).metrics_long
+    rows = long[long["metric"] == "w2"].drop_duplicates(["method", "role"])
+    roles = rows.groupby("role")["method"].agg(set).to_dict()
+    assert roles == {
+        "method": {"efm", "fm", "linear"},
+        "reference": {
+            *("fm-exact", "perfect", "target vs target"),
+            *("linear", "identity", "noise"),
+        },
+    }
+    assert the(long, method="linear", role="method", metric="w2")["value"] == 0.5
 
 
 # Memorisation

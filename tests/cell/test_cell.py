@@ -3,23 +3,26 @@
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.analysis.results import row
 from bench.cell import transport as cells
 from bench.cell.context import CellContext
-from bench.cell.draws import build_model, generator
+from bench.cell.draws import FEW, build_model, generator
 from bench.cell.run import run_cell
 from bench.cell.transport import transported
 from bench.config.cell import Cell
 from bench.config.grid import Spec
 from bench.metrics import metric
 from bench.store.records import Outcome, Record, RecordedCell
+from methods.fm import FlowMatching
+from methods.networks import NetworkFactory
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"train.steps": 2, "eval.metrics": "main", "eval.replicates": 0}
@@ -44,6 +47,48 @@ def record_of(cell: Cell, outcome: Outcome) -> Record:
         started=0.0,
         seconds=1.0,
     )
+
+
+READS: dict[str, Callable[[Tensor], object]] = {
+    "a number": lambda weight: float(weight.mean()),
+    "numpy": lambda weight: weight.numpy(),
+    "a list": lambda weight: weight.tolist(),
+    "a mask": lambda weight: weight[weight > 0],
+    "samples": lambda weight: weight + torch.ones(weight.shape),
+    "a copy": lambda weight: weight.to("cpu"),
+    "equality": lambda weight: torch.equal(weight, weight),
+}
+"""What a model may do with its weights that those without numbers cannot."""
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_model_that_reads_its_weights_keeps_its_width(
+    read: Callable[[Tensor], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Reading(FlowMatching):
+        def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+            model = super().model(network, source, target)
+            read(next(model.parameters()).detach())
+            return model
+
+    model = build_model(CellContext.of(one_cell("fm", **{"network.width": 24})), Reading())
+    widths = {layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)}
+    assert widths == {24, 2}
+    assert "the width is not matched: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("shapes differ"), TypeError("one is missing")])
+def test_an_error_of_a_model_is_not_taken_for_weights_that_were_read(fault: Exception) -> None:
+    """Also where it is of the few samples with which weights are counted alone."""
+
+    class Faulty(FlowMatching):
+        def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+            if len(source) == FEW:
+                raise fault
+            return super().model(network, source, target)
+
+    with pytest.raises(type(fault), match=str(fault)):
+        build_model(CellContext.of(one_cell("fm")), Faulty())
 
 
 @pytest.mark.parametrize("method", ["fm", "efm", "pfgm", "edm"])
@@ -111,6 +156,15 @@ def test_settings_that_the_network_lacks_are_empty(
     assert all(found[name] is None for name in idle)
 
 
+def test_settings_that_the_method_does_not_use_are_empty(tmp_path: Path) -> None:
+    used = {"fm": "precondition", "efm": "far_field"}
+    for method, empty in (("fm", "far_field"), ("efm", "precondition")):
+        cell = one_cell(method, **QUICK)
+        found = row(record_of(cell, run_cell(cell, tmp_path / method)))
+        assert found[empty] is None
+        assert found[used[method]] is not None
+
+
 def test_the_general_random_state_is_left_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     cell = one_cell(
@@ -145,6 +199,7 @@ def test_running_a_cell_imports_no_tables_and_no_pictures(tmp_path: Path) -> Non
     cell = one_cell("fm", **QUICK)
     code = f"""
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from bench.cell.run import run_cell
 from bench.config.cell import Cell

@@ -132,7 +132,7 @@ def owners_of_settings() -> Iterator[tuple[str, str, str, type[BaseModel]]]:
         yield "efm", name, name, task
 
 
-OF_IMAGES = ("unet", "dropout")
+OF_IMAGES = ("unet", "dropout", "precondition")  # the last is none of EFM's in the plane
 EVERY_SETTING = [
     (method, "gaussian_to_digits" if key in OF_IMAGES else task, f"{section}.{key}")
     for method, task, section, model in owners_of_settings()
@@ -624,6 +624,51 @@ def test_the_command_overrides_a_variation(tmp_path: Path) -> None:
     assert len(cells) == 3  # the point itself, and the two schemes
 
 
+def suite_cells(suite: str, *methods: str, **more: Any) -> list[Cell]:
+    """The cells of a suite where these methods are asked for."""
+    return merge(read_config(suite_path(suite)), {"methods": list(methods), **more}).cells()
+
+
+def test_methods_that_are_asked_for_run_in_the_grids_that_have_them() -> None:
+    solvers = {"fm": "dopri5", "edm": "heun", "ot-cfm": "dopri5"}  # the last in no grid: the first
+    for asked in (["fm"], ["edm"], ["ot-cfm"], ["edm", "fm"], ["fm", "edm", "ot-cfm"]):
+        cells = suite_cells("cifar10", *asked)
+        assert {cell.method: cell.sample.solver for cell in cells} == {
+            name: solvers[name] for name in asked
+        }
+        assert len(cells) == len(asked)
+    whole = {cell.id for cell in merge(read_config(suite_path("cifar10")), {}).cells()}
+    assert {cell.id for cell in suite_cells("cifar10", "fm", "edm")} < whole
+
+
+def test_methods_that_are_asked_for_have_the_seeds_of_their_grid() -> None:
+    seeds = {"fm": {0, 1, 2, 3, 4}, "fm-exact": {0, 1}}
+    for asked in (["fm"], ["fm-exact"], ["fm", "fm-exact"]):
+        cells = suite_cells("default", *asked, tasks=[TASK])
+        found = {name: {cell.seed for cell in cells if cell.method == name} for name in asked}
+        assert found == {name: seeds[name] for name in asked}
+    assert {cell.seed for cell in suite_cells("default", "fm-exact", seeds=[7])} == {7}
+
+
+def test_a_variation_without_methods_is_of_the_methods_of_the_first_grid() -> None:
+    everything = merge(read_config(suite_path("efm_ablation")), {}).cells()
+    (reference,) = suite_cells("efm_ablation", "fm", tasks=[TASK], seeds=[0])
+    assert reference.id in {cell.id for cell in everything}
+    embeddings = {cell.network.embedding for cell in suite_cells("efm_ablation", "efm", seeds=[0])}
+    assert embeddings == {"auto", "ends", "plain", "cosine"}
+    assert len(suite_cells("efm_ablation", "ot-cfm", tasks=[TASK], seeds=[0])) == 4
+
+
+def test_what_was_asked_of_a_merged_file_is_chosen_from_it_again() -> None:
+    config = merge(read_config(suite_path("cifar10")), {"methods": ["edm"]}).model_dump()
+    (cell,) = merge(config, {"methods": ["edm"]}).cells()
+    assert cell.sample.solver == "heun"
+    with pytest.raises(SpecError, match=r"^methods: unknown name 'emd'"):
+        suite_cells("cifar10", "emd")
+    with pytest.raises(SpecError, match=r"^methods: "):
+        suite_cells("cifar10")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -658,6 +703,31 @@ def test_settings_that_the_network_of_a_task_lacks_make_no_cells() -> None:
     assert small.id == Cell.model_validate(small.model_dump()).id
     forced = cells("gaussian_to_digits", unet=["tiny", "small"], architecture=["unet"])
     assert len(forced) == 4
+
+
+def test_settings_of_the_network_that_a_method_does_not_use_make_no_cells() -> None:
+    """Beside its other settings, and those of the network; a default cell stays what it is."""
+
+    def cells(method: str, task: str = TASK, **settings: list[Any]) -> list[Cell]:
+        return plan(method, task, settings={k.replace("__", "."): v for k, v in settings.items()})
+
+    far: list[Any] = ["auto", "on", "off"]
+    assert cells("fm", network__far_field=far) == [only("fm")]
+    assert len(cells("efm", network__far_field=far)) == len(cells("pfgm", network__far_field=far))
+    both: list[Any] = ["on", "off"]
+    assert cells("efm", network__precondition=both) == [only("efm")]
+    digits = "gaussian_to_digits"
+    for field, count in (("on", 1), ("off", 2), ("auto", 2)):
+        found = cells("efm", digits, network__precondition=both, network__far_field=[field])
+        assert len(found) == count
+    lines: list[Any] = ["forward", "two_sided"]
+    embeddings: list[Any] = ["plain", "cosine", "ends"]
+    found = cells("efm", efm__lines=lines, network__embedding=embeddings)
+    assert [(cell.hyperparameters["lines"], cell.network.embedding) for cell in found] == [
+        *(("forward", embedding) for embedding in embeddings),
+        ("two_sided", "auto"),
+    ]
+    assert found[-1] == only("efm", efm__lines="two_sided")
 
 
 def test_fid_of_one_sample_is_refused() -> None:

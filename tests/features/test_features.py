@@ -331,12 +331,6 @@ def test_the_frechet_distance_of_fewer_samples_than_features(
     assert fid(low @ basis.T, high @ basis.T) == pytest.approx(fid(low, high), rel=1e-9)
 
 
-def test_the_kernel_distance_is_that_of_torchmetrics() -> None:
-    kid = pytest.importorskip("torchmetrics.image.kid")
-    x, y = features_of(90, 16, 0, 0.3), features_of(90, 16, 1)
-    assert kernel_distance(x, y) == pytest.approx(float(kid.poly_mmd(x, y)), rel=1e-9)
-
-
 def test_the_kernel_distance_is_the_mean_over_pairs_and_has_no_bias() -> None:
     x, y = features_of(9, 4, 0, 0.3), features_of(7, 4, 1)
 
