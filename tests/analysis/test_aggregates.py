@@ -81,6 +81,11 @@ def test_intervals_hold_what_they_should() -> None:
     assert 0.87 < held / 200 < 0.99
 
 
+def test_an_interval_is_the_middle_95_percent_of_the_draws() -> None:
+    draws = np.random.default_rng(0).permutation(np.arange(1001.0))
+    assert interval(draws, runs_of(3, 3)) == (25, 975)
+
+
 def test_few_seeds_have_no_interval_and_the_tables_are_complete() -> None:
     means, pairs, profiles = aggregates(
         {"a": runs_of(2, 5), "b": runs_of(3, 3), "c": runs_of(5, 4)}

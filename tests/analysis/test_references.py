@@ -122,15 +122,18 @@ def test_a_seed_counts_once_however_many_cells_it_has() -> None:
     assert (row["w2_mean"], row["count"]) == (2.0, 2)
 
 
-def test_references_of_several_data_are_rows_of_their_own() -> None:
+@pytest.mark.parametrize(
+    ("name", "values"), [("n", (500, 1000)), ("draws", ("low_variance", "iid"))]
+)
+def test_references_of_several_data_are_rows_of_their_own(name: str, values: Any) -> None:
     made = []
-    for n, value in ((500, 1.0), (1000, 3.0)):
+    for setting, value in zip(values, (1.0, 3.0), strict=True):
         one = with_sets(record("fm", metrics=w2(value)), linear={"w2": value})
-        one["cell"]["eval"]["n"] = n
+        one["cell"]["eval"][name] = setting
         made.append(one)
     board = analysis(made).board
     linear = board[board["method"] == "linear"].set_index("setting")["w2_mean"]
-    assert linear.to_dict() == {"eval_n=500": 1.0, "eval_n=1000": 3.0}
+    assert linear.to_dict() == {f"eval_{name}={values[0]}": 1.0, f"eval_{name}={values[1]}": 3.0}
 
 
 def test_references_say_on_which_samples_all_were_evaluated() -> None:

@@ -3,15 +3,18 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from bench.analysis.results import row
+from bench.cell import draws
 from bench.cell import transport as cells
 from bench.cell.context import CellContext
 from bench.cell.draws import FEW, build_model, generator
@@ -20,7 +23,9 @@ from bench.cell.transport import transported
 from bench.config.cell import Cell
 from bench.config.grid import Spec
 from bench.metrics import metric
+from bench.store.folder import SAMPLES
 from bench.store.records import Outcome, Record, RecordedCell
+from datasets import Empirical
 from methods.fm import FlowMatching
 from methods.networks import NetworkFactory
 
@@ -175,6 +180,67 @@ def test_the_general_random_state_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(5)
     assert run_cell(cell, tmp_path).metrics == first
+
+
+def purposes_of(cell: Cell, folder: Path) -> dict[str, list[int]]:
+    """The seeds that a run of a cell asks for, by their purpose; with the samples of its FID."""
+    seeds: dict[str, list[int]] = {}
+    plain = draws.seed_of
+
+    def seed_of(cell: Cell, purpose: str) -> int:
+        seeds.setdefault(purpose, []).append(plain(cell, purpose))
+        return seeds[purpose][-1]
+
+    def fid_train(fresh: Iterable[Tensor], *rest: object) -> dict[str, float]:
+        list(fresh)
+        return {}
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(draws, "seed_of", seed_of)
+        patched.setattr("bench.cell.run.fid_to_training_set", fid_train)
+        assert run_cell(cell, folder).status == "done"
+    return seeds
+
+
+def test_no_two_draws_of_a_cell_share_a_seed(tmp_path: Path) -> None:
+    """What is drawn twice for one purpose is one set: the training samples that set the scale."""
+    given = {**QUICK, "eval.replicates": 3, "eval.fid_n": 5}
+    cell = one_cell("fm", "gaussian_to_digits", **given)
+    seeds = purposes_of(cell, tmp_path)
+    assert [name for name, asked in seeds.items() if len(asked) > 1] == ["statistics"]
+    distinct = {seed for asked in seeds.values() for seed in asked}
+    assert len(distinct) == len(seeds) >= 14
+    tuned = one_cell("fm", "gaussian_to_digits", **given, **{"eval.split": "validation"})
+    other = purposes_of(tuned, tmp_path)
+    evaluated = [name for name in seeds if name not in other]
+    assert len(evaluated) == len(other.keys() - seeds.keys()) == 4  # three sets, and FID's starts
+
+
+def test_seeds_are_of_the_task_its_version_the_seed_and_the_purpose_alone() -> None:
+    cell = one_cell("fm")
+    changes = ({"seed": 1}, {"task": "gaussian_to_moons"}, {"task_version": 99})
+    others = [cell.model_copy(update=change) for change in changes]
+    seeds = {draws.seed_of(one, name) for one in (cell, *others) for name in ("a", "b")}
+    assert len(seeds) == 8
+    same = one_cell("efm", **{"train.lr": 1e-4, "eval.n": 32, "efm.L": 7.0})
+    assert draws.seed_of(same, "a") == draws.seed_of(cell, "a")
+
+
+def test_what_is_near_to_the_training_set_is_measured_against_it(tmp_path: Path) -> None:
+    """Samples, and as their floor held-out images, by scikit-learn's search for neighbours."""
+    cell = one_cell("fm", "gaussian_to_digits", **QUICK)
+    outcome = run_cell(cell, tmp_path)
+    target = cell.build_task().target()
+    assert isinstance(target, Empirical)
+    search = NearestNeighbors(n_neighbors=1).fit(target.train.double().numpy())
+    with np.load(tmp_path / SAMPLES) as stored:
+        sets = {name: target.normalisation.apply(torch.from_numpy(stored[name])) for name in stored}
+    near = {name: search.kneighbors(sets[name].double())[0] for name in ("samples", "target")}
+    assert outcome.nearest_train == pytest.approx(near["samples"].mean(), rel=1e-4)
+    assert outcome.nearest_train_floor == pytest.approx(near["target"].mean(), rel=1e-4)
+    close = np.quantile(near["target"], 0.05)
+    assert outcome.metrics["copied"] == (near["samples"] <= close).mean()
+    assert near["target"].min() > 0
 
 
 def test_a_record_names_the_data_of_the_task(tmp_path: Path) -> None:

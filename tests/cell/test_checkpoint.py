@@ -1,6 +1,7 @@
 """A killed training resumes from its checkpoint and ends as if it had not been killed."""
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,8 @@ def test_the_first_steps_are_not_taken_again(tmp_path: Path) -> None:
         )
 
         def batch() -> Regression:
+            if steps_until:
+                time.sleep(0.03)
             x = stream(4)
             return Regression(x, x[:, 0], 2 * x)
 
@@ -118,6 +121,7 @@ def test_the_first_steps_are_not_taken_again(tmp_path: Path) -> None:
         training(2)
     resumed = training(None)
     assert resumed.resumed_at == 10
+    assert resumed.seconds > 10 * 0.03
     assert len(resumed.losses) == 17
     (tmp_path / CHECKPOINT).unlink()
     whole = training(None)
@@ -242,6 +246,22 @@ def test_a_disk_without_room_for_a_checkpoint_is_no_end(
     outcome = run_cell(one_cell("fm"), tmp_path, saving=Saving(50))
     assert outcome.status == "done"
     assert "no checkpoint of step 50: cannot write" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "due", "due_at_the_end"),
+    [(30, False, False), (100, False, True), (290, False, True), (310, True, True)],
+)
+def test_without_a_number_of_steps_training_is_saved_every_five_minutes(
+    seconds: float, due: bool, due_at_the_end: bool, tmp_path: Path
+) -> None:
+    """At its end if the last checkpoint is more than a minute old."""
+    before = time.monotonic() - seconds
+    checkpoints = Checkpoints(tmp_path / CHECKPOINT, Saving(), CPU, {}, last=before)
+    assert checkpoints.due(7, last=False) is due
+    assert checkpoints.due(7, last=True) is due_at_the_end
+    checkpoints.save(7, {})
+    assert not checkpoints.due(8, last=True)
 
 
 def test_a_stream_that_was_not_drawn_from_is_restored() -> None:

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from bench.cell.context import CellContext
-from bench.cell.draws import evaluation_sets
+from bench.cell.draws import evaluation_sets, reference_sets, training_samples
 from bench.cell.evaluate import Evaluation, applies, evaluate, reference_values
 from bench.cell.run import run_cell
 from bench.config.grid import Spec
@@ -168,6 +170,9 @@ def test_references_are_measured_once_on_the_same_target(
     data = evaluation(2, native=False, references=lambda: sets, key="a task")
     names = ["shift", "transport_cost", "straightness", "w2"]
 
+    def targets(data: Evaluation) -> tuple[Tensor, Tensor]:
+        return data.target, data.second_target
+
     def values(data: Evaluation) -> tuple[dict[str, dict[str, float]], float]:
         return reference_values(data, names), evaluate(data, 3, rng(), names)["shift_floor"]
 
@@ -181,15 +186,20 @@ def test_references_are_measured_once_on_the_same_target(
     other_samples = dataclasses.replace(data, samples=data.samples + 1)
     assert values(other_samples) == first
     assert len(called) - before == 1 + 3  # of the samples and their parts
+    seen = SimpleNamespace(record={"classifier_hash": "another"}, samples=lambda samples: {})
     for other in (
         dataclasses.replace(data, target=data.target + 1),
+        dataclasses.replace(data, second_target=data.second_target + 1),
         dataclasses.replace(data, key="another"),
         dataclasses.replace(data, key=None),
+        dataclasses.replace(data, extractors=seen),  # a network through which images are seen
     ):
         before = len(called)
         again = values(other)
         assert len(called) - before == 2 * (1 + 3) + 2
-        assert (again == first) == torch.equal(other.target, data.target)
+        same = [torch.equal(*sets) for sets in zip(targets(other), targets(data), strict=True)]
+        assert (again[0] == first[0]) == same[0]
+        assert (again == first) == all(same)
 
 
 def test_the_references_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,6 +390,28 @@ def test_the_two_target_sets_of_a_cell_share_no_sample() -> None:
         assert float(torch.cdist(sets.source.double(), sets.target.double()).min()) > 0
 
 
+def test_all_evaluation_sets_are_drawn_as_asked_for() -> None:
+    """Means of 1,000 independent draws of a centred distribution are .03 deviations off."""
+
+    def errors(how: str) -> list[float]:
+        given = {"eval.n": [1000], "eval.draws": [how]}
+        spec = Spec(methods=["fm"], tasks=["gaussian_to_gaussian_2"], seeds=[0], settings=given)
+        sets = evaluation_sets(CellContext.of(spec.cells()[0]))
+        return [float((x.mean(0) / x.std(0)).norm()) for x in sets]
+
+    assert max(errors("low_variance")) < 0.01 < min(errors("iid"))
+
+
+def test_the_linear_reference_is_fitted_to_training_samples() -> None:
+    """Starts that are twice as wide as these have images that are twice as wide as the target."""
+    spec = Spec(methods=["fm"], tasks=["moons_to_8gaussians"], seeds=[0])
+    context = CellContext.of(spec.cells()[0])
+    source, target = training_samples(context)
+    found = reference_sets(context, 2 * source + 1)
+    torch.testing.assert_close(found["linear"].T.cov(), 4 * target.T.cov(), rtol=1e-3, atol=1e-3)
+    assert torch.equal(found["identity"], 2 * source + 1)
+
+
 def test_an_interval_is_that_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of parts with the values 1, 2, 3 and 4: t(.975, 3) = 3.1824 times their deviation 1.2910,
     over sqrt(3), since a part has a quarter of the samples of one finite set."""
@@ -390,3 +422,63 @@ def test_an_interval_is_that_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> No
     assert values["made"] == 10
     assert values["made_high"] - 10 == pytest.approx(2.3721, abs=1e-4)
     assert 10 - values["made_low"] == pytest.approx(2.3721, abs=1e-4)
+
+
+@pytest.mark.parametrize(("floor_kind", "error"), [("measured", 5.0), ("ideal", 3.0)])
+def test_an_interval_of_known_errors_has_that_of_a_measured_floor_too(
+    floor_kind: Any, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value of 30 with the error 3, a floor of 40 with the error 4: of the difference 5."""
+    data = evaluation(2)
+    made = Metric(
+        *("made", "made", "distance", lambda x, y: 30 if x is data.samples else 40),
+        floor_kind=floor_kind,
+        error=lambda value, n: 4 * value / n,  # of 40 samples
+    )
+    monkeypatch.setitem(METRICS, "made", made)
+    values = evaluate(data, 2, rng(0), ["made"])
+    assert values["made_floor"] == (40 if floor_kind == "measured" else 0)
+    assert values["made_high"] - 30 == pytest.approx(1.96 * error, rel=1e-4)
+    assert 30 - values["made_low"] == pytest.approx(1.96 * error, rel=1e-4)
+
+
+def level(samples: Tensor, target: Tensor) -> float:
+    """Of a value and its floor: what the draw of the target does to both."""
+    return float(target.mean())
+
+
+def test_what_a_draw_does_to_value_and_floor_alike_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(
+        METRICS, "level", Metric("level", "L", "distance", level, floor_kind="measured")
+    )
+    monkeypatch.setitem(
+        METRICS, "alone", Metric("alone", "A", "distance", level, floor_kind="ideal")
+    )
+    values = evaluate(evaluation(2), 4, rng(0), ["level", "alone"])
+    assert values["level_low"] == values["level"] == values["level_high"]
+    assert values["alone_low"] < values["alone"] < values["alone_high"]
+
+
+def test_floors_of_a_data_set_and_of_its_parts_are_between_mixed_halves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Held-out samples are 0 and training samples 1; a half of both is about a half."""
+    means: list[float] = []
+    own = Metric("own", "O", "distance", lambda x, y: means.append(float(y.mean())) or 0.0)
+    monkeypatch.setitem(METRICS, "own", dataclasses.replace(own, floor_kind="measured"))
+    zeros, ones = torch.zeros(200, 2), torch.ones(200, 2)
+    data = Evaluation(zeros, zeros, zeros, ones, torch.stack([zeros, zeros]), True, train=ones)
+    evaluate(data, 20, rng(0), ["own"])
+    floors = [mean for mean in means if mean > 0]
+    assert len(means) - len(floors) == 1 + 20  # the value, and that of each part
+    assert len(floors) == 4 + 20
+    assert 0.2 < min(floors) < max(floors) < 0.8
+
+
+def test_rows_of_a_part_are_drawn_for_each_set_anew() -> None:
+    for lines, first, second in evaluation(2).parts(3, rng()):
+        for rows in (lines, first, second):
+            assert len(set(rows.tolist())) == 10  # of 40, none twice
+        assert len({tuple(sorted(rows.tolist())) for rows in (lines, first, second)}) == 3

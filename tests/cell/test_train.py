@@ -231,6 +231,27 @@ def test_the_gradient_is_clipped_as_a_whole(norms: list[float]) -> None:
     assert norms[-1] < 0.5 * norms[0]
 
 
+# Accumulation
+
+
+def test_a_step_of_several_batches_is_that_of_their_points_together(norms: list[float]) -> None:
+    """Adam does not see the scale of the gradient; clipping does, so norms are compared."""
+    batches = linear_batches()
+    parts = [batches() for _ in range(60)]
+    threes = [parts[k : k + 3] for k in range(0, 60, 3)]
+    together = [
+        Regression(*(torch.cat([one[k] for one in three]) for k in range(3))) for three in threes
+    ]
+    chosen = settings(steps=20, clip=1e6)
+    whole = train(Linear(), iter(together).__next__, chosen)
+    expected = norms.copy()
+    norms.clear()
+    found = train(Linear(), iter(parts).__next__, chosen.model_copy(update={"accumulate": 3}))
+    assert norms == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(found.losses, whole.losses)
+    torch.testing.assert_close(found.model.map.weight, whole.model.map.weight)
+
+
 # Divergence
 
 

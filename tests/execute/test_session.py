@@ -9,13 +9,13 @@ import pytest
 import bench.run
 from bench.config.grid import Spec
 from bench.config.options import RunOptions
-from bench.execute.session import Session, prepared
+from bench.execute.session import Session, plan, prepared
 from bench.store.folder import (
     RECORD,
     cell_folder,
 )
-from bench.store.records import Record, read_records
-from tests.store.records import written_record
+from bench.store.records import Record, read_records, write_record
+from tests.store.records import one_cell, record_of, written_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,3 +131,31 @@ def test_cells_whose_data_have_changed_run_again(
 
     points.unlink()  # without the file the records are what there is
     assert run_from_file(tmp_path) == after
+
+
+@pytest.mark.parametrize("status", ["done", "diverged"])
+@pytest.mark.parametrize("digest", ["now", "before", None])
+def test_whatever_its_status_a_record_of_other_data_is_stale(
+    status: str, digest: str | None, tmp_path: Path
+) -> None:
+    """Where the record has no digest its data cannot be compared."""
+    cell = one_cell()
+    known = cell.build_task().digest() if digest == "now" else digest
+    write_record(tmp_path, record_of(cell, status, task_digest=known))
+    before, todo, changed = plan([cell], RunOptions(out=tmp_path))
+    stale = digest == "before"
+    assert [record.id for record in before] == ([] if stale else [cell.id])
+    assert todo == ([cell] if stale else [])
+    assert changed == ({cell.task: 1} if stale else {})
+
+
+@pytest.mark.parametrize("name", ["timeout", "memory"])
+def test_a_cell_runs_again_under_a_higher_limit_of_the_kind_that_it_exceeded(
+    name: str, tmp_path: Path
+) -> None:
+    cell = one_cell()
+    write_record(tmp_path, record_of(cell, "timeout", exceeded={name: 10.0}))
+    (other,) = {"timeout", "memory"} - {name}
+    for limit, again in ((5, False), (10, False), (20, True)):
+        options = RunOptions(out=tmp_path, **{name: limit, other: 25 - limit})
+        assert plan([cell], options)[1] == ([cell] if again else [])

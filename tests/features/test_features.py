@@ -30,7 +30,7 @@ from bench.config.grid import Spec
 from bench.features import cache, inception
 from bench.features import classifier as classifiers
 from bench.features.build import DARK, FeatureExtractors, FeatureSets, Pixels, colours
-from bench.features.classifier import augmented, trained
+from bench.features.classifier import augmented, negatives, trained
 from bench.metrics import METRICS
 from bench.metrics.distances import frechet, sliced_w2
 from bench.metrics.images import (
@@ -39,6 +39,7 @@ from bench.metrics.images import (
     colour_shift_ratio,
     confident,
     fid,
+    fid_train,
     kernel_distance,
     label_success,
 )
@@ -173,13 +174,13 @@ def test_a_cache_that_cannot_be_written_breaks_nothing(own_folder: Path) -> None
 # The classifier
 
 
-def own_classifier(shift: int = 0) -> classifiers.Classifier:
+def own_classifier(shift: int = 0, test_shift: int = 0) -> classifiers.Classifier:
     images, labels = coloured_digits()
     return trained(
         train=images[:900],
         train_labels=(labels[:900] + shift) % 10,
         test=images[900:],
-        test_labels=labels[900:],
+        test_labels=(labels[900:] + test_shift) % 10,
         classes=10,
     )
 
@@ -203,8 +204,9 @@ def test_the_classifier_reads_digits_and_is_trained_once(
     with monkeypatch.context() as patched:
         patched.setattr(classifiers, "fit", None)  # a second training would fail
         again = own_classifier()
-        with pytest.raises(TypeError):
-            own_classifier(shift=1)  # of other labels is another
+        for other in ({"shift": 1}, {"test_shift": 1}):  # of other labels is another
+            with pytest.raises(TypeError):
+                own_classifier(**other)
     assert (again.hash, again.accuracy) == (first.hash, first.accuracy)
     assert torch.equal(again(images)[0], features)
     (path,) = own_folder.rglob("classifier*")
@@ -243,6 +245,30 @@ def test_augmented_images_are_shifted_as_a_whole() -> None:
     rows, columns = places // 16 - 8, places % 16 - 8
     assert rows.abs().max() == columns.abs().max() == 2
     assert len({*zip(rows.tolist(), columns.tolist(), strict=True)}) == 25
+
+
+def pixels_of(image: Tensor) -> list[list[float]]:
+    """The colours of an image (C, H, W), wherever they are."""
+    return sorted(image.flatten(1).T.tolist())
+
+
+def test_images_of_no_single_class_are_blends_shuffles_and_noise() -> None:
+    """Of 48 images of one grey each, image k of class k: a blend has the grey of its classes."""
+    greys = torch.linspace(0, 1, 48)
+    images = greys.reshape(-1, 1, 1, 1).expand(48, 3, 4, 4).clone()
+    blends, classes = (x[:8] for x in negatives(images, torch.eye(48)))
+    assert torch.allclose(blends, (classes @ greys).reshape(-1, 1, 1, 1).expand_as(blends))
+    assert (classes == 0.5).sum(1).tolist() == [2] * 8
+    assert torch.equal(classes.sum(1), torch.ones(8))
+    images = uniform(48, 3, 4, 4)
+    found, classes = negatives(images, torch.eye(48))
+    assert torch.allclose(classes[8:], torch.full((8, 48), 1 / 48))
+    plain = [pixels_of(image) for image in images]
+    for image in found[8:12]:  # each pixel keeps its colour
+        assert pixels_of(image) in plain
+        assert not any(torch.equal(image, other) for other in images)
+    assert found.min() >= 0
+    assert found.max() <= 1
 
 
 # Pixels and colours
@@ -479,6 +505,65 @@ def test_metrics_of_features_are_of_the_features() -> None:
     assert not {"fd_classifier", "confident", "colour_shift"} & set(values)
 
 
+def test_the_floor_of_classes_is_that_of_held_out_images() -> None:
+    """The training images, which are the second set, a classifier knows by heart."""
+    x, y, z = (torch.randn(60, 4, generator=rng(k)) for k in range(3))
+    shares = {"samples": 10, "target": 40, "second_target": 60, "train": 60}  # of 60, of class 0
+    sure = {k: F.one_hot((torch.arange(60) >= n).long(), 2).double() for k, n in shares.items()}
+    features = {"classes": FeatureSets(**sure, wanted=(0,))}
+    data = Evaluation(x, x, y, z, torch.stack([x, x]), True, train=z, features=features)
+    values = evaluate(data)
+    for name in ("label_success", "confident"):
+        assert values[name] == pytest.approx(10 / 60)
+        assert values[f"{name}_floor"] == pytest.approx(40 / 60)
+
+
+class Multiple:
+    """A classifier whose 64 features are the 16 pixels four times, times a number."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.hash = number, str(number)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.number * images.flatten(1).repeat(1, 4), torch.full((len(images), 2), 0.5)
+
+
+def test_kept_features_of_training_images_are_of_their_classifier(own_folder: Path) -> None:
+    extractors = FeatureExtractors(None, Pixels((1, 4, 4), Normalisation(), 0, 1))
+    sets = FeatureSets(*(uniform(5, 16, seed=k) for k in range(3)), train=uniform(9, 16, seed=3))
+
+    for number in (1, 2, 1):
+        extractors.classifier = Multiple(number)  # type: ignore[assignment]
+        seen = extractors.sets(sets)["classifier"]
+        assert torch.equal(seen.samples, number * sets.samples.repeat(1, 4))
+        assert torch.equal(seen.train, number * sets.train.repeat(1, 4))
+
+
+class TwoUnits(ColouredThreeToTwo):
+    """Coloured 3s as they are, to coloured 2s in units of their own."""
+
+    name: ClassVar[str] = "two_units"
+
+    def source(self) -> Distribution:
+        images, labels = coloured_digits()
+        own = images[labels == 3].flatten(1)
+        return Empirical(own[::2], own[1::2], (3, 8, 8), Normalisation(0.0, 0.25))
+
+
+def test_images_in_units_of_two_kinds_are_seen_and_stored_as_images(tmp_path: Path) -> None:
+    record = cell_record(TwoUnits, "fm", tmp_path, **{"eval.metrics": "main"})
+    assert record.status == "done", record.reason
+    images, labels = coloured_digits()
+    with np.load(tmp_path / "samples.npz") as stored:
+        sets = {k: torch.from_numpy(stored[k]) for k in ("source", "samples", "target")}
+    for name, label in (("source", 3), ("target", 2)):
+        apart = torch.cdist(sets[name].double(), images[labels == label].flatten(1).double())
+        assert apart.min(1).values.max() < 1e-4
+    seen = {k: colours(x.clamp(0, 1).reshape(-1, 3, 8, 8)) for k, x in sets.items()}
+    expected = colour_shift_ratio(seen["source"], seen["samples"])
+    assert record.metrics["colour_shift_ratio"] == pytest.approx(expected, rel=1e-4)
+
+
 def cell_record(task: type[Task], method: str, folder: Path, **settings: Any) -> Outcome:
     register(task)
     settings = {"train.steps": 5, "eval.n": 60, "sample.solver_steps": 2, **settings}
@@ -662,7 +747,7 @@ def test_a_run_with_weights_has_fid(weights: str, own_folder: Path, tmp_path: Pa
     )
     (row,) = rows.to_dict("records")
     assert row["status"] == "done", row["reason"]
-    assert row["fid"] > row["fid_floor"] > 0
+    assert row["fid"] > row["fid_floor"] > 0.01 * row["fid"]  # and not 0 to rounding
     assert math.isfinite(row["kid"])
     assert math.isnan(row["fid_train"])
     assert row["fid_weights_hash"] == digest_of([Path(weights).read_bytes()])[:16]
@@ -811,6 +896,103 @@ def test_samples_for_fid_train_are_as_many_as_asked_for_and_all_fresh(
     assert apart.min() > 1  # no sample twice, nor one that the other metrics have seen
 
 
+# The floors of FID, seen through a small network in the place of Inception
+
+MIXING = np.random.default_rng(0).normal(size=(48, 8))
+
+
+class Small(inception.Inception):
+    """Eight features of 4x4 averages of images (B, 3, 16, 16)."""
+
+    def __init__(self, *place: object) -> None:
+        self.device, self.hash = torch.device("cpu"), "small"
+        last = torch.nn.Linear(48, 8, bias=False)
+        last.weight.data = torch.from_numpy(MIXING.T).float()
+        layers = torch.nn.AvgPool2d(4), torch.nn.Flatten(), last, torch.nn.Softplus()
+        self.network: Any = lambda images: [torch.nn.Sequential(*layers)(images)[..., None, None]]
+
+
+def small_features(images: np.ndarray) -> np.ndarray:
+    """The same by numpy in double precision, of images (n, 768) in [0, 1]."""
+    pixels = np.round(255 * images.astype(float)).reshape(-1, 3, 4, 4, 4, 4) / 255
+    return np.logaddexp(0, pixels.mean((3, 5)).reshape(-1, 48) @ MIXING)
+
+
+def fid_by_roots(x: np.ndarray, y: np.ndarray) -> float:
+    """FID of two sets of images (n, 768), by scipy's root of a matrix."""
+    x, y = small_features(x), small_features(y)
+    first, second = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    trace = np.trace(first + second - 2 * linalg.sqrtm(first @ second).real)
+    return float(np.square(x.mean(0) - y.mean(0)).sum() + trace)
+
+
+class TwoLights(LargeDigits):
+    """80 training images, and 80 of the test, which are brighter."""
+
+    name: ClassVar[str] = "two_lights"
+
+    def target(self) -> Distribution:
+        images = coloured_digits()[0].repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(1)
+        return Empirical(images[:80], images[80:160].sqrt(), (3, 16, 16), CENTRED)
+
+
+def two_lights() -> tuple[np.ndarray, np.ndarray]:
+    """Its training and test images (80, 768)."""
+    target = TwoLights().target()
+    assert isinstance(target, Empirical)
+    train, test = (CENTRED.undo(part).numpy() for part in (target.train, target.test))
+    return train, test
+
+
+def test_the_fid_of_a_set_with_itself_is_zero_to_rounding() -> None:
+    images = torch.from_numpy(two_lights()[0]).reshape(-1, 3, 16, 16)
+    features, unit = Small()(images), float(Small()(images).var(0).sum())
+    assert fid(features, features) < 1e-10 * unit
+    assert fid(features, features.flip(0)) < 1e-10 * unit
+    assert fid(features[:5], features[:5]) < 1e-10 * unit  # a singular covariance
+    blocks, whole = Small().moments(torch.split(images, 7)), Small().moments([images])
+    assert fid_train(whole, whole) < 1e-10 * unit
+    assert fid_train(blocks, whole) < 1e-10 * unit
+
+
+def test_fids_of_a_cell_and_their_floors_are_between_the_right_sets(
+    own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All training and all test images are used, so each value is known from the images alone."""
+    blocks: list[Tensor] = []
+
+    def seen(fresh: Any, *rest: Any) -> dict[str, float]:
+        blocks.extend(fresh)
+        return fid_to_training_set(blocks, *rest)
+
+    monkeypatch.setattr(cell_images, "FID_NUMBERS", 25 * 768)
+    monkeypatch.setattr("bench.cell.run.fid_to_training_set", seen)
+    monkeypatch.setattr("bench.features.build.Inception", Small)
+    monkeypatch.setattr("bench.features.build.weight_file", lambda given: given)
+    settings = {"eval.n": 200, "eval.fid_n": 60, "eval.metrics": "main", "eval.replicates": 0}
+    settings |= {"network.architecture": "mlp", "network.width": 8, "train.batch": 16}
+    record = cell_record(TwoLights, "fm", tmp_path, **settings)
+    assert record.status == "done", record.reason
+    (train, test), found = two_lights(), record.metrics
+    with np.load(tmp_path / "samples.npz") as stored:
+        samples = stored["samples"].clip(0, 1)
+    assert len(samples) == record.evaluated == 80
+    exactly = {"rel": 1e-3}  # features are in single precision
+    assert found["fid"] == pytest.approx(fid_by_roots(samples, test), **exactly)
+    fresh = CENTRED.undo(torch.cat(blocks)).clamp(0, 1).numpy()
+    assert len(fresh) == 60
+    assert found["fid_train"] == pytest.approx(fid_by_roots(fresh, train), **exactly)
+    apart = fid_by_roots(test, train)
+    assert found["fid_train_floor"] == pytest.approx(apart, **exactly)
+    # The floor of FID is the mean of four splits of both into halves; here of 200 others.
+    rng, both = np.random.default_rng(1), np.concatenate([train, test])
+    orders = [rng.permutation(160) for _ in range(200)]
+    halves = [fid_by_roots(both[order[:80]], both[order[80:]]) for order in orders]
+    error = np.std(halves) / math.sqrt(4)
+    assert found["fid_floor"] == pytest.approx(np.mean(halves), abs=3 * error)
+    assert 0.05 < found["fid_floor"] < apart / 4
+
+
 @pytest.mark.slow
 def test_a_run_has_the_fid_of_the_papers_on_request(
     weights: str, own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -837,7 +1019,9 @@ def test_a_run_has_the_fid_of_the_papers_on_request(
     asked = done[done["task"] == "few_images"]
     assert list(asked["method"]) == ["fm", "pfgm"]
     assert (asked["fid_train"] > asked["fid_train_floor"]).all()
-    assert (asked["fid_train_floor"] > 0).all()
+    assert (
+        asked["fid_train_floor"] > 0.01 * asked["fid_train"].min()
+    ).all()  # and not 0 to rounding
     rest = done.drop(asked.index)
     assert len(rest) == 1  # from images to images
     assert rest["fid_train"].isna().all()

@@ -652,6 +652,8 @@ def test_excess_costs_and_the_map_error() -> None:
     assert excess_flow_cost(x, x + 2, known) == pytest.approx(-5 / 9)
     assert map_error(x, x + 2, known) == 0
     assert map_error(x, x + 3, known) == pytest.approx(1 / float(x.var()))
+    error = np.square(2 * x.numpy() - 2).mean()  # of samples three times as wide as the images
+    assert map_error(x, 3 * x, known) == pytest.approx(error / x.numpy().var(ddof=1))
     assert math.isnan(excess_flow_cost(x, x, known._replace(flow_map=None)))
 
 

@@ -9,8 +9,18 @@ import pytest
 
 from bench.cell.run import run_cell
 from bench.config.cell import Cell
-from bench.store.records import FORMAT, Outcome, RecordError, is_settled, read_record, read_records
-from tests.store.records import one_cell, written_record
+from bench.store.folder import CHECKPOINT, StorageError, cell_folder
+from bench.store.records import (
+    FORMAT,
+    Outcome,
+    RecordError,
+    is_settled,
+    read_record,
+    read_records,
+    write_record,
+)
+from datasets.toy import SwissRoll
+from tests.store.records import one_cell, record_of, written_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,3 +145,33 @@ def test_the_data_hash_sees_the_training_data_and_the_seed(tmp_path: Path) -> No
     hashes = [run_cell(cell, tmp_path).data_hash for cell in cells]
     assert len(set(hashes)) == 3
     assert hashes[3] == hashes[0]  # the same data for every setting of the training
+
+
+@pytest.mark.parametrize("name", ["held_out", "second_set", "low_variance"])
+def test_the_data_hash_sees_every_set(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run_cell(one_cell(), tmp_path).data_hash
+    plain = getattr(SwissRoll, name)
+    monkeypatch.setattr(SwissRoll, name, lambda self, *given: plain(self, *given) + 1)
+    assert run_cell(one_cell(), tmp_path).data_hash != before
+
+
+def test_a_record_that_cannot_be_written_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise StorageError("cannot write: No space left on device")
+
+    record = record_of(one_cell())
+    path = cell_folder(tmp_path, record.id) / CHECKPOINT
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.store.records.write_json", full)
+        with pytest.raises(StorageError):
+            write_record(tmp_path, record)
+    assert path.exists()
+    write_record(tmp_path, record)
+    assert not path.exists()
+    assert list(read_records(tmp_path)) == [record]
