@@ -196,6 +196,7 @@ def purposes_of(cell: Cell, folder: Path) -> dict[str, list[int]]:
         return {}
 
     with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("BENCH_CACHE", str(folder / "cache"))  # what is kept is not drawn again
         patched.setattr(draws, "seed_of", seed_of)
         patched.setattr("bench.cell.run.fid_to_training_set", fid_train)
         assert run_cell(cell, folder).status == "done"

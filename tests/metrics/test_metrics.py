@@ -360,10 +360,10 @@ def test_half_circles_have_straightness_pi_over_two() -> None:
 
 
 def test_straightness_of_a_corner_and_back() -> None:
-    """One line 3 + 4 long with ends 5 apart, one straight of length 5: 12 / 10."""
+    """One line 3 + 4 long with ends 5 apart, one straight of length 15: 22 / 20, no mean ratio."""
     corner = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
-    line = torch.tensor([[0.0, 0.0], [2.5, 0.0], [5.0, 0.0]])
-    assert straightness(torch.stack([corner, line], dim=1)) == pytest.approx(1.2)
+    line = torch.tensor([[0.0, 0.0], [2.5, 0.0], [15.0, 0.0]])
+    assert straightness(torch.stack([corner, line], dim=1)) == pytest.approx(1.1)
 
 
 # The table of metrics, and the evaluation of a cell
