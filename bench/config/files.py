@@ -64,25 +64,21 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> Spec:
         }
         for variation in base["vary"]
     ]
-    if not over.get("vary") and "methods" in over:
-        chosen = _chosen(over["methods"], base["methods"], merged["vary"])
-        merged["methods"], merged["vary"] = chosen
-    return validated("", lambda: Spec(**merged))
+    spec = validated("", lambda: Spec(**merged))
+    chooses = "methods" in over and not over.get("vary")
+    return _chosen(spec, base["methods"]) if chooses else spec
 
 
-def _chosen(
-    methods: list[str], first: list[str], variations: list[dict[str, Any]]
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """The methods of the first grid and the variations, of these ``methods`` alone."""
-    elsewhere = {name for one in variations for name in one.get("methods") or ()} - set(first)
-    own = [name for name in methods if name not in elsewhere]
-    kept = []
-    for variation in variations:
-        if (theirs := variation.get("methods")) is None:  # those of the first grid
-            kept += [variation] if own else []
-        elif chosen := [name for name in methods if name in theirs]:
-            kept.append({**variation, "methods": chosen})
-    return own, kept
+def _chosen(spec: Spec, first: list[str]) -> Spec:
+    """A run of the methods of ``spec`` alone, where ``first`` are those that its own grid had."""
+    elsewhere = {name for one in spec.vary for name in one.methods or ()} - set(first)
+    own, kept = [name for name in spec.methods if name not in elsewhere], []
+    for one in spec.vary:
+        if one.methods is None:  # those of the first grid
+            kept += [one] if own else []
+        elif chosen := [name for name in spec.methods if name in one.methods]:
+            kept.append(one.model_copy(update={"methods": chosen}))
+    return spec.model_copy(update={"methods": own, "vary": kept})
 
 
 def folder_name(config: Path) -> str:

@@ -665,8 +665,9 @@ def test_what_was_asked_of_a_merged_file_is_chosen_from_it_again() -> None:
     assert cell.sample.solver == "heun"
     with pytest.raises(SpecError, match=r"^methods: unknown name 'emd'"):
         suite_cells("cifar10", "emd")
-    with pytest.raises(SpecError, match=r"^methods: "):
-        suite_cells("cifar10")
+    for wrong in ([], [[]], [3]):
+        with pytest.raises(SpecError, match=r"^methods"):
+            suite_cells("cifar10", *wrong)
 
 
 @pytest.mark.parametrize(
