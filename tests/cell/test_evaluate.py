@@ -404,7 +404,7 @@ def test_all_evaluation_sets_are_drawn_as_asked_for() -> None:
 
 def test_the_linear_reference_is_fitted_to_training_samples() -> None:
     """Starts that are twice as wide as these have images that are twice as wide as the target."""
-    spec = Spec(methods=["fm"], tasks=["moons_to_8gaussians"], seeds=[0])
+    spec = Spec(methods=["fm"], tasks=["gaussian_to_gaussian_2"], seeds=[0])
     context = CellContext.of(spec.cells()[0])
     source, target = training_samples(context)
     found = reference_sets(context, 2 * source + 1)

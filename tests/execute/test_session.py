@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import bench.run
+from bench.config.cell import Cell
 from bench.config.grid import Spec
 from bench.config.options import RunOptions
 from bench.execute.session import Session, plan, prepared
@@ -147,6 +148,20 @@ def test_whatever_its_status_a_record_of_other_data_is_stale(
     assert [record.id for record in before] == ([] if stale else [cell.id])
     assert todo == ([cell] if stale else [])
     assert changed == ({cell.task: 1} if stale else {})
+
+
+def test_data_are_those_of_the_parameters_of_the_task(tmp_path: Path) -> None:
+    cells = [one_cell(**{"gaussian_to_swiss_roll.noise": [noise]}) for noise in (0.1, 0.9)]
+    digests = [cell.build_task().digest() for cell in cells]
+    assert digests[0] != digests[1]
+
+    def todo(known: list[str]) -> list[Cell]:
+        for cell, digest in zip(cells, known, strict=True):
+            write_record(tmp_path, record_of(cell, task_digest=digest))
+        return plan(cells, RunOptions(out=tmp_path))[1]
+
+    assert todo(digests) == []
+    assert todo(digests[:1] * 2) == cells[1:]
 
 
 @pytest.mark.parametrize("name", ["timeout", "memory"])

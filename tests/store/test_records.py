@@ -9,7 +9,15 @@ import pytest
 
 from bench.cell.run import run_cell
 from bench.config.cell import Cell
-from bench.store.folder import CHECKPOINT, StorageError, cell_folder
+from bench.store.folder import (
+    CHECKPOINT,
+    DRAFT,
+    MODEL,
+    RECORD,
+    SAMPLES,
+    StorageError,
+    cell_folder,
+)
 from bench.store.records import (
     FORMAT,
     Outcome,
@@ -175,3 +183,21 @@ def test_a_record_that_cannot_be_written_costs_no_checkpoint(
     write_record(tmp_path, record)
     assert not path.exists()
     assert list(read_records(tmp_path)) == [record]
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"),
+    [
+        ("done", [MODEL, SAMPLES]),
+        *((status, [CHECKPOINT]) for status in ("timeout", "killed", "failed")),
+        *((status, []) for status in ("skipped", "diverged")),
+    ],
+)
+def test_beside_a_record_stays_what_is_of_use(status: str, kept: list[str], tmp_path: Path) -> None:
+    record = record_of(one_cell(), status)
+    folder = cell_folder(tmp_path, record.id)
+    folder.mkdir(parents=True)
+    for name in (CHECKPOINT, DRAFT, MODEL, SAMPLES):
+        (folder / name).touch()
+    write_record(tmp_path, record)
+    assert {path.name for path in folder.iterdir()} == {RECORD, *kept}
