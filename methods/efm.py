@@ -130,7 +130,7 @@ class ElectrostaticFieldMatching(CapacitorMethod):
 
     @classmethod
     def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
-        # Ours, from results/efm_ablation (held-out draws): the paper has one L and sigma a task.
+        # Ours, from results/efm_ablation (test draws): the paper has one L and sigma a task.
         if dim <= LOW_DIM:
             return {}
         # A point sigma sqrt(D) off its segment sees its own charge radially, not along the line, up

@@ -30,6 +30,12 @@ class GaussianPath(Method):
 
     sigma: float = Field(0.0, ge=0)
 
+    @classmethod
+    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
+        # Between two small data sets the paths without noise are a few segments, and starts that
+        # were not among them find no velocity that was learned (results/parametrisation).
+        return {"sigma": 0.1} if dim > LOW_DIM and not noise_source else {}
+
     def width(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """s(t) and its derivative, shapes of t: ``sigma``, unless overridden."""
         return torch.full_like(t, self.sigma), torch.zeros_like(t)
@@ -44,12 +50,6 @@ class VelocityMethod(GaussianPath):
     and transport by dx/dt = v from t = 0 to t = 1. Methods differ in the :meth:`pairs` and in the
     :meth:`width`.
     """
-
-    @classmethod
-    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
-        # Between two small data sets the paths without noise are a few segments, and starts that
-        # were not among them find no velocity that was learned (results/parametrisation).
-        return {"sigma": 0.1} if dim > LOW_DIM and not noise_source else {}
 
     def pairs(self, source: Draw, target: Draw, n: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """x_0 and x_1, each (n, D): independent, unless overridden."""
@@ -245,7 +245,8 @@ class IndependentPairs(ExactVelocityMethod):
 
     @classmethod
     def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
-        return {} if noise_source else {"source": "samples"}
+        found = super().defaults(dim, noise_source)
+        return found if noise_source else {**found, "source": "samples"}
 
     def skip(self, dim: int, noise_source: bool) -> str | None:
         if self.source == "gaussian" and not noise_source:

@@ -18,7 +18,12 @@ from methods.flow import GaussianPath, IndependentPairs, VelocityMethod, optimal
 class TubePath(GaussianPath):
     """The width s(t) = sigma sin(pi t)."""
 
-    sigma: float = Field(0.5, ge=0)  # ours: results/parametrisation, on validation draws
+    sigma: float = Field(0.5, ge=0)  # ours; results/parametrisation has .1 and 1 beside it
+
+    @classmethod
+    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
+        found = super().defaults(dim, noise_source)
+        return {name: value for name, value in found.items() if name != "sigma"}
 
     def width(self, t: Tensor) -> tuple[Tensor, Tensor]:
         slope = self.sigma * math.pi * torch.cos(math.pi * t)

@@ -19,7 +19,7 @@ from methods import METHODS
 METHOD, EXACT, BASELINE = "method", "exact", "baseline"
 """Roles of a row: what is trained, a closed form that is not, a reference set of samples."""
 REFERENCE = "reference"
-"""The last two of them in one word."""
+"""``EXACT`` and ``BASELINE`` in one word."""
 TWICE, CHEAPEST = "target vs target", "optimal cost"
 DRAWN = ("eval_n", "eval_draws", "eval_split")  # what the evaluation says about the data drawn
 KEYS = ["task", "setting", "seed"]

@@ -15,8 +15,8 @@ from methods.base import MODEL_SAMPLES
 from methods.networks import matched
 
 FEW = 256  # samples with which weights are counted
-# How the purposes of a split's generators begin: no seed gives both splits the same draw.
 LINEAR_DIM = 1024  # above it roots of covariances take long
+# How the purposes of a split's generators begin: no seed gives both splits the same draw.
 EVALUATION = {"test": "evaluate", "validation": "validate"}
 
 
@@ -46,8 +46,8 @@ def build_model(context: CellContext, method: Method | None = None) -> nn.Module
     """The model, of the cell's method or another one; torch's random state is kept.
 
     The weights depend on the seed alone. A model of a plug-in that reads them as it is built cannot
-    be counted without numbers, on the device ``meta``: it keeps the width of the settings, which
-    is told. Any other error is one of the model.
+    be counted without numbers, on the device ``meta``: it keeps the width of the settings, and a
+    line says so. Any other error is one of the model.
     """
     method = method or context.method
     samples = training_samples(context, method.samples)

@@ -266,7 +266,6 @@ def test_running_a_cell_imports_no_tables_and_no_pictures(tmp_path: Path) -> Non
     cell = one_cell("fm", **QUICK)
     code = f"""
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from bench.cell.run import run_cell
 from bench.config.cell import Cell

@@ -528,12 +528,14 @@ class Multiple:
         return self.number * images.flatten(1).repeat(1, 4), torch.full((len(images), 2), 0.5)
 
 
-def test_kept_features_of_training_images_are_of_their_classifier(own_folder: Path) -> None:
+def test_kept_features_of_training_images_are_of_their_classifier(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     extractors = FeatureExtractors(None, Pixels((1, 4, 4), Normalisation(), 0, 1))
     sets = FeatureSets(*(uniform(5, 16, seed=k) for k in range(3)), train=uniform(9, 16, seed=3))
 
     for number in (1, 2, 1):
-        extractors.classifier = Multiple(number)  # type: ignore[assignment]
+        monkeypatch.setattr(extractors, "classifier", Multiple(number))
         seen = extractors.sets(sets)["classifier"]
         assert torch.equal(seen.samples, number * sets.samples.repeat(1, 4))
         assert torch.equal(seen.train, number * sets.train.repeat(1, 4))
