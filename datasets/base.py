@@ -326,6 +326,7 @@ class Task(BaseModel, ABC):
     version: ClassVar[int] = 1  # raised when the data of the task change, for old records' sake
     dim: ClassVar[int]  # D with the default parameters; with others that of source and target
     noise_source: ClassVar[bool] = False  # whether the source is N(0, I)
+    data_set_source: ClassVar[bool] = False  # whether the source is finitely many samples
     user_files: ClassVar[bool] = False  # whether the defaults read files of the user's
 
     @property

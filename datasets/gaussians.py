@@ -155,7 +155,7 @@ def _linear(matrix: Matrix) -> Map:
 class FromNoise(Task):
     """What the tasks from N(0, I) share."""
 
-    noise_source = True
+    noise_source, data_set_source = True, False
 
     def source(self) -> Distribution:
         return StandardNormal(self.shape)

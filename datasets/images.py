@@ -198,6 +198,7 @@ class ImageSet:
 class ImageTask(Task):
     """Some classes of a set of images are the target, and others the source."""
 
+    data_set_source = True
     source_classes: ClassVar[tuple[int, ...]]  # where the source is not noise
     target_classes: ClassVar[tuple[int, ...]]
 

@@ -76,6 +76,7 @@ class DigitsThreeToTwo(Digits):
     """Handwritten 3s to handwritten 2s: real data on both plates."""
 
     name, title = "digits_3_to_2", "Digits 3 to 2"
+    data_set_source = True
 
     def source(self) -> Distribution:
         return samples("digits", 3)
@@ -112,6 +113,7 @@ class CancerBenignToMalignant(Task):
     """Benign tumours to malignant ones: real data on both plates."""
 
     name, title, dim = "cancer_benign_to_malignant", "Breast cancer, benign to malignant", 30
+    data_set_source = True
 
     def source(self) -> Distribution:
         return samples("cancer", 1)

@@ -90,14 +90,18 @@ class Method(BaseModel, ABC):
     picture_settings: ClassVar[tuple[str, ...]] = ()  # that tell pictures apart; none: no picture
 
     @classmethod
-    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
-        """Defaults that depend on the data dimension, or on whether the source is N(0, I)."""
+    def defaults(cls, dim: int, noise_source: bool, data_set: bool) -> dict[str, Any]:
+        """Defaults that depend on the data dimension, and on whether the source is N(0, I) or a
+        data set: finitely many samples to train with.
+        """
         return {}
 
     @classmethod
-    def create(cls, dim: int, noise_source: bool = True, **settings: Any) -> Self:
+    def create(
+        cls, dim: int, noise_source: bool = True, data_set: bool = False, **settings: Any
+    ) -> Self:
         """The method for data of dimension ``dim``: given settings override the defaults."""
-        return cls(**{**cls.defaults(dim, noise_source), **settings})
+        return cls(**{**cls.defaults(dim, noise_source, data_set), **settings})
 
     def idle(self) -> dict[str, Any]:
         """The settings that make no difference beside the others, and what they are then: None."""

@@ -39,7 +39,7 @@ class ExactElectrostaticField(ExactMethod, CapacitorMethod):
     landing: Literal["plate", "charge"] = "plate"
 
     @classmethod
-    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
+    def defaults(cls, dim: int, noise_source: bool, data_set: bool) -> dict[str, Any]:
         # Those of EFM; its field, of charges that are no pairs, needs both sides of the plates.
         return {} if dim <= LOW_DIM else {"L": 6.0, "lines": "two_sided"}
 
@@ -129,7 +129,7 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     gamma: float | None = Field(0.0, ge=0)
 
     @classmethod
-    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
+    def defaults(cls, dim: int, noise_source: bool, data_set: bool) -> dict[str, Any]:
         # Ours, from results/efm_ablation (test draws): the paper has one L and sigma a task.
         if dim <= LOW_DIM:
             return {}
@@ -138,7 +138,9 @@ class ElectrostaticFieldMatching(CapacitorMethod):
         return {"L": 6.0, "sigma": 0.02, "points": "uniform"}
 
     @classmethod
-    def create(cls, dim: int, noise_source: bool = True, **settings: Any) -> Self:
+    def create(
+        cls, dim: int, noise_source: bool = True, data_set: bool = False, **settings: Any
+    ) -> Self:
         """As :meth:`Method.create`; some settings bring defaults of others with them."""
         if settings.get("lines", "forward") != "forward":
             # They need the field of the plates, not of the batch, wherever lines go.
@@ -148,7 +150,7 @@ class ElectrostaticFieldMatching(CapacitorMethod):
         if settings.get("points") == "released":  # what the released code has with them
             released = {"sigma": 0.1, "target": "per_plate", "gamma": 5.0}
             settings = {**released, "variable": "log_z", "offset": 1e-3, **settings}
-        return super().create(dim, noise_source, **settings)
+        return super().create(dim, noise_source, data_set, **settings)
 
     def idle(self) -> dict[str, Any]:
         idle = super().idle()

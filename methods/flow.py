@@ -31,10 +31,10 @@ class GaussianPath(Method):
     sigma: float = Field(0.0, ge=0)
 
     @classmethod
-    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
+    def defaults(cls, dim: int, noise_source: bool, data_set: bool) -> dict[str, Any]:
         # Between two small data sets the paths without noise are a few segments, and starts that
         # were not among them find no velocity that was learned (results/parametrisation).
-        return {"sigma": 0.1} if dim > LOW_DIM and not noise_source else {}
+        return {"sigma": 0.1} if dim > LOW_DIM and data_set else {}
 
     def width(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """s(t) and its derivative, shapes of t: ``sigma``, unless overridden."""
@@ -244,8 +244,8 @@ class IndependentPairs(ExactVelocityMethod):
         return {"bandwidth": None} if self.source == "gaussian" else {}
 
     @classmethod
-    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
-        found = super().defaults(dim, noise_source)
+    def defaults(cls, dim: int, noise_source: bool, data_set: bool) -> dict[str, Any]:
+        found = super().defaults(dim, noise_source, data_set)
         return found if noise_source else {**found, "source": "samples"}
 
     def skip(self, dim: int, noise_source: bool) -> str | None:

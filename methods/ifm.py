@@ -21,8 +21,8 @@ class TubePath(GaussianPath):
     sigma: float = Field(0.5, ge=0)  # ours; results/parametrisation has .1 and 1 beside it
 
     @classmethod
-    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
-        found = super().defaults(dim, noise_source)
+    def defaults(cls, dim: int, noise_source: bool, data_set: bool) -> dict[str, Any]:
+        found = super().defaults(dim, noise_source, data_set)
         return {name: value for name, value in found.items() if name != "sigma"}
 
     def width(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,7 @@ class PoissonFlow(PoissonMethod):
     charges: int = Field(512, ge=1, le=100_000)
 
     @classmethod
-    def defaults(cls, dim: int, noise_source: bool) -> dict[str, Any]:
+    def defaults(cls, dim: int, noise_source: bool, data_set: bool) -> dict[str, Any]:
         # The paper's gamma = 5 is for images, whose charges are tens of units apart; 1 and 5 are
         # compared on validation draws in results/parametrisation.
         return {"gamma": 1.0} if dim <= LOW_DIM else {}

@@ -132,7 +132,8 @@ def own_defaults(method: str, task: str) -> dict[str, Any]:
     if method not in METHODS or task not in TASKS:
         return {}
     kind = TASKS[task]
-    return METHODS[method].create(kind.dim, kind.noise_source).hyperparameters()
+    made = METHODS[method].create(kind.dim, kind.noise_source, kind.data_set_source)
+    return made.hyperparameters()
 
 
 def differs(value: Any, default: Any) -> bool:

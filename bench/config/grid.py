@@ -175,7 +175,9 @@ class _Grid:
         task = TASKS[self.task]
         if name == self.task:
             return task(**settings)
-        return METHODS[self.method].create(task.dim, task.noise_source, **settings)
+        return METHODS[self.method].create(
+            task.dim, task.noise_source, task.data_set_source, **settings
+        )
 
 
 def _used(network: NetworkSettings, method: Method, task: Task) -> NetworkSettings:

@@ -227,7 +227,9 @@ def test_a_changed_default_is_a_new_id(monkeypatch: pytest.MonkeyPatch) -> None:
     ids.append(only("fm").id)
     monkeypatch.setitem(TASKS, TASK, with_default(TASKS[TASK], noise=0.1))
     ids.append(only("fm").id)
-    monkeypatch.setattr(METHODS["fm"], "defaults", lambda dim, noise: {"sigma": 0.125 * dim})
+    monkeypatch.setattr(
+        METHODS["fm"], "defaults", lambda dim, noise, data_set: {"sigma": 0.125 * dim}
+    )
     ids.append(only("fm").id)
     assert len(set(ids)) == len(ids)
 

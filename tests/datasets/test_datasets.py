@@ -96,13 +96,15 @@ def test_source_and_target_live_in_one_space(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", BUILT_IN)
-def test_noise_source_says_whether_the_source_is_standard_normal(task: str) -> None:
+def test_a_task_says_whether_its_source_is_standard_normal_or_a_data_set(task: str) -> None:
     samples = distribution_of(task, "source").sample(3000, rng()).numpy().astype(float)
     samples = samples[:, :: 1 + samples.shape[1] // 256]  # of thousands of pixels some are enough
     smallest = min(stats.kstest(column, "norm").pvalue for column in samples.T)
     covariance = np.cov(samples, rowvar=False)
     normal = smallest > 1e-5 and np.abs(covariance - np.eye(samples.shape[1])).max() < 0.15
     assert normal == TASKS[task].noise_source
+    data_set = isinstance(distribution_of(task, "source"), Empirical)
+    assert data_set == TASKS[task].data_set_source
 
 
 @pytest.mark.parametrize("task", BUILT_IN)

@@ -23,16 +23,16 @@ ACCURATE = Solver(solver="rk4", solver_steps=200)
 NETWORK = NetworkSettings().factory(2)
 
 
-@pytest.mark.parametrize("noise_source", [True, False])
+@pytest.mark.parametrize("data_set", [True, False])
 @pytest.mark.parametrize("dim", [2, 8, 9, 64])
-def test_the_noise_of_paths_is_a_default_of_data_in_high_dimension(
-    dim: int, noise_source: bool
+def test_the_noise_of_paths_is_a_default_of_data_sets_in_high_dimension(
+    dim: int, data_set: bool
 ) -> None:
     """And the same for the exact row of a method; IFM's width is its own everywhere."""
-    noisy = 0.1 if dim > 8 and not noise_source else 0.0
+    noisy = 0.1 if dim > 8 and data_set else 0.0
     for name, sigma in {"fm": noisy, "ot-cfm": noisy, "ifm": 0.5}.items():
         for kind in (name, f"{name}-exact"):
-            method = METHODS[kind].create(dim, noise_source)
+            method = METHODS[kind].create(dim, False, data_set)
             assert method.hyperparameters()["sigma"] == sigma, kind
 
 
