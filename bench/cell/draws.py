@@ -48,6 +48,10 @@ def build_model(context: CellContext, method: Method | None = None) -> nn.Module
     The weights depend on the seed alone.
     """
     method = method or context.method
+    if method.of_mixtures:
+        mixtures = context.mixtures()
+        assert mixtures is not None
+        return method.mixture_model(*mixtures)
     samples = training_samples(context, method.samples)
     few = [some[:FEW] for some in samples]  # the number of weights does not depend on them
     network = context.cell.network.factory(*context.target.shape)

@@ -20,12 +20,11 @@ from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from methods.base import Mixture
+from methods.capacitor.lines import Capacitor
 from methods.electrostatics import superpose, unit
-
-Mixture = tuple[Tensor, Tensor, Tensor]
-"""Means (K, D), standard deviations (K, D) by coordinate, which may be 0, and weights (K,)."""
 
 DIGITS = 22.0  # what is below e^-22 of an integral is left out
 BLOCK, NODES = 2**18, 100  # components x points x nodes held at a time; nodes, about
@@ -90,6 +89,35 @@ def mean_charge(x: Tensor, h: Tensor, charge: Mixture) -> Tensor:
     """
     direction, _ = plate_field(x.double(), h, charge)
     return (x - h[:, None] * direction[:, :-1] / direction[:, -1:]).to(x)
+
+
+class MixtureField(nn.Module):
+    """The field of a capacitor of two distributions: direction and log-norm, (B, D + 2)."""
+
+    def __init__(self, source: Mixture, target: Mixture, plate_distance: float) -> None:
+        super().__init__()
+        self.plate_distance, self.dim = plate_distance, source[0].shape[1]
+        plates = [torch.cat([m, s, w[:, None]], dim=1).double() for m, s, w in (source, target)]
+        self.source, self.target = map(nn.Buffer, plates)  # (K, 2D + 1)
+        centres, radii = zip(*map(_centre_and_radius, (source, target)), strict=True)
+        self.capacitor = Capacitor.between(plate_distance, torch.stack(centres), radii)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """x (B, D), z (B,) -> E/|E| and log|E|, (B, D + 2)."""
+        plates = [
+            (plate[:, : self.dim], plate[:, self.dim : -1], plate[:, -1])
+            for plate in (self.source, self.target)
+        ]
+        direction, log_norm = capacitor_field(x, z, plates[0], plates[1], self.plate_distance)
+        return torch.cat([direction, log_norm[:, None]], dim=1)
+
+
+def _centre_and_radius(mixture: Mixture) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and root mean square distance from it."""
+    means, stds, weights = mixture
+    centre = weights @ means
+    squared = (means - centre).square().sum(1) + stds.square().sum(1)
+    return centre, (weights @ squared).sqrt()
 
 
 class _Plate(NamedTuple):

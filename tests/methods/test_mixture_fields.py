@@ -10,9 +10,15 @@ from scipy.integrate import quad
 from scipy.special import jv, wofz
 from torch import Tensor
 
+from bench.metrics.distances import w2
+from datasets import TASKS
 from methods import electrostatics
+from methods.base import Mixture
 from methods.capacitor import mixtures
-from methods.capacitor.mixtures import Mixture, chain_field, mean_charge, plate_field
+from methods.capacitor.mixtures import MixtureField, chain_field, mean_charge, plate_field
+from methods.capacitor.models import ExactField
+from methods.efm import ExactElectrostaticField
+from methods.solvers import Solver
 
 L = 6.0
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -337,6 +343,51 @@ def test_about_a_hundred_nodes_are_enough(dim: int, h: float) -> None:
     plate, x = mixtures._Plate.of(charge, charge[0]), samples(charge, 50)
     side = (x - plate.means, full(50, h), plate)
     assert len(mixtures._nodes([side], math.inf)[0]) <= (115 if dim < 64 else 165)
+
+
+# --- The method --------------------------------------------------------------------------------
+
+
+def test_the_model_of_mixtures_is_that_of_many_charges() -> None:
+    """The same field, and the same centres and size of the plates."""
+    p, q = mixture(2, 3, seed=0), mixture(2, 4, seed=5)
+    model = MixtureField(p, q, L)
+    x, z = samples(p, 20), uniform(1, 5, 20)
+    charges = samples(p, 20_000, seed=1), samples(q, 20_000, seed=2)
+    many = ExactField(*charges, L)
+    torch.testing.assert_close(model(x, z), many(x, z), rtol=0, atol=0.03)
+    ours, theirs = model.capacitor, many.capacitor
+    torch.testing.assert_close(ours.centres, theirs.centres, rtol=0, atol=0.1)
+    assert ours.size == pytest.approx(theirs.size, rel=0.02)
+    weights, again = model.state_dict(), MixtureField(q, q, L)
+    with pytest.raises(RuntimeError, match="size mismatch for source"):
+        again.load_state_dict(weights)
+
+
+def test_a_field_of_distributions_has_no_charges() -> None:
+    method = ExactElectrostaticField(of="distributions")
+    assert method.hyperparameters()["charges"] is None
+    assert ExactElectrostaticField(**method.hyperparameters()) == method
+    with pytest.raises(ValueError, match="landing must be plate"):
+        ExactElectrostaticField(of="distributions", landing="charge")
+    with pytest.raises(ValueError, match="charges must have a value"):
+        ExactElectrostaticField(charges=None)
+
+
+@pytest.mark.parametrize(("lines", "bound"), [("forward", 1.5), ("two_sided", 0.4)])
+def test_the_lines_of_the_distributions_reach_the_target(lines: str, bound: float) -> None:
+    """Eight Gaussians at L = 6: all of them by two-sided lines, and no better than .9 forward."""
+    task = TASKS["gaussian_to_8gaussians"]()
+    source, target = task.source(), task.target()
+    mixed = source.components(), target.components()
+    assert mixed[0] is not None
+    assert mixed[1] is not None
+    method = ExactElectrostaticField(of="distributions", L=L, lines=lines)
+    model = method.mixture_model(mixed[0], mixed[1])
+    result = method.transport(model, source.low_variance(500, rng(1)), Solver(rtol=1e-3, atol=1e-3))
+    assert result.landed.all()
+    distance = w2(result.end, target.low_variance(500, rng(2)))
+    assert (0.9 if lines == "forward" else 0) < distance < bound
 
 
 # --- The interface -----------------------------------------------------------------------------
