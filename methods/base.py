@@ -29,6 +29,8 @@ from methods.solvers import Flow, Solver, Velocity
 Draw = Callable[[int], Tensor]  # draw(k): k fresh samples, shape (k, D)
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``field(x (B, D), z (B,))``: the unit direction (B, D+1) and log|E| (B,) up to a constant."""
+Mixture = tuple[Tensor, Tensor, Tensor]
+"""sum_k w_k N(m_k, diag(s_k^2)): means (K, D), standard deviations (K, D), weights (K,)."""
 
 MODEL_SAMPLES = 4096  # of each distribution, which Method.model is given by default
 DIAGNOSTIC = "field_"  # how the names of diagnostics begin
@@ -143,6 +145,15 @@ class Method(BaseModel, ABC):
         """How many training samples of each distribution :meth:`model` is to be given."""
         return MODEL_SAMPLES
 
+    @property
+    def of_mixtures(self) -> bool:
+        """Whether the model is :meth:`mixture_model`, of both distributions and not of samples."""
+        return False
+
+    def mixture_model(self, source: Mixture, target: Mixture) -> nn.Module:
+        """In place of :meth:`model`, where both distributions are mixtures of Gaussians."""
+        raise NotImplementedError(f"{self.name} has no model of mixtures")
+
     @abstractmethod
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
         """The network with its embedding and scaling: f(x (B, D), s (B,)) -> (B, outputs).
@@ -210,11 +221,11 @@ class ExactMethod(Method):
 
     trained: ClassVar[bool] = False
 
-    charges: int = pydantic.Field(MODEL_SAMPLES, ge=1, le=100_000)
+    charges: int | None = pydantic.Field(MODEL_SAMPLES, ge=1, le=100_000)
 
     @property
     def samples(self) -> int:
-        return self.charges  # part of a larger set would be less even
+        return self.charges or MODEL_SAMPLES  # part of a larger set would be less even
 
 
 METHODS: dict[str, type[Method]] = {}  # by name

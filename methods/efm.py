@@ -12,10 +12,11 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from methods.base import LOW_DIM, Draw, ExactMethod, Regression, Transport, register
+from methods.base import LOW_DIM, Draw, ExactMethod, Mixture, Regression, Transport, register
 from methods.base import Field as CapacitorField
 from methods.capacitor import points as schemes
 from methods.capacitor.diagnostics import ERRORS, field_errors
+from methods.capacitor.mixtures import MixtureField
 from methods.capacitor.models import ExactField, FieldModel, TwoPlates, as_columns, from_columns
 from methods.capacitor.points import LinePool, Points
 from methods.capacitor.transport import FLOWS, CapacitorMethod
@@ -28,6 +29,9 @@ from methods.networks import NetworkFactory, NetworkSettings
 class ExactElectrostaticField(ExactMethod, CapacitorMethod):
     """Samples move along the exact field lines of ``charges`` training samples on each plate.
 
+    With ``of = distributions`` the field is that of the distributions themselves, without the noise
+    of samples; both must be mixtures of Gaussians (:mod:`methods.capacitor.mixtures`).
+
     ``landing = charge`` moves the end of every line that landed to the charge of the target plate
     next to it, where the field of finitely many charges ends.
     """
@@ -36,7 +40,23 @@ class ExactElectrostaticField(ExactMethod, CapacitorMethod):
     title: ClassVar[str] = "Exact electrostatic field"
     reference: ClassVar[str] = "Kolesov et al., ICML 2025, https://arxiv.org/abs/2502.02367"
 
+    of: Literal["charges", "distributions"] = "charges"
     landing: Literal["plate", "charge"] = "plate"
+
+    def idle(self) -> dict[str, Any]:
+        return super().idle() | ({"charges": None} if self.of_mixtures else {})
+
+    def check(self) -> None:
+        super().check()
+        if self.of_mixtures and self.landing == "charge":
+            raise ValueError("landing must be plate with of = distributions, got charge")
+
+    @property
+    def of_mixtures(self) -> bool:
+        return self.of == "distributions"
+
+    def mixture_model(self, source: Mixture, target: Mixture) -> nn.Module:
+        return MixtureField(source, target, self.plate_distance)
 
     @classmethod
     def defaults(cls, dim: int, noise_source: bool, data_set: bool) -> dict[str, Any]:

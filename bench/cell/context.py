@@ -11,6 +11,7 @@ import torch
 from bench.config.cell import Cell
 from datasets import Distribution, Task
 from datasets.base import Labelled
+from datasets.exact import Components
 from methods import Method
 
 Notify = Callable[[str, int, int, float | None], None]
@@ -35,6 +36,17 @@ class CellContext:
         if cell.eval.split == "validation":
             source, target = (side.for_validation(cell.seed) for side in (source, target))
         return cls(cell, cell.build_method(), task, source, target)
+
+    def skip(self) -> str | None:
+        """Why the method cannot do the task, or None if it can."""
+        if self.method.of_mixtures and self.mixtures() is None:
+            return f"{self.method.name}: source or target is no mixture of Gaussians"
+        return self.method.skip(self.target.dim, self.task.noise_source)
+
+    def mixtures(self) -> tuple[Components, Components] | None:
+        """Source and target as mixtures of Gaussians, where both are."""
+        source, target = self.source.components(), self.target.components()
+        return None if source is None or target is None else (source, target)
 
     def labelled(self) -> Labelled | None:
         """Labelled images for the classifier of metrics, none of which the cell is evaluated on."""

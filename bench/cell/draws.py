@@ -50,6 +50,10 @@ def build_model(context: CellContext, method: Method | None = None) -> nn.Module
     line says so. Any other error is one of the model.
     """
     method = method or context.method
+    if method.of_mixtures:
+        mixtures = context.mixtures()
+        assert mixtures is not None
+        return method.mixture_model(*mixtures)
     samples = training_samples(context, method.samples)
     few = [some[:FEW] for some in samples]  # the number of weights does not depend on them
     network = context.cell.network.factory(*context.target.shape)

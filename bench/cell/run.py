@@ -73,7 +73,7 @@ def run_cell(
     try:
         with threadpoolctl.threadpool_limits(threads):
             context = CellContext.of(cell)
-            reason = context.method.skip(context.target.dim, context.task.noise_source)
+            reason = context.skip()
             if reason is not None:
                 return Outcome(status="skipped", reason=reason)
             return _measure(context, run)
