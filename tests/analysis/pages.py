@@ -72,7 +72,7 @@ def _compare(rows: pd.DataFrame, spec: str, cell: str, median: bool) -> Iterator
         yield f"{cell!r} has {len(printed)} numbers for {spec!r}"
         return
     for name, text in zip(names, printed, strict=True):
-        column, choice, divisor = re.fullmatch(r"(\w+)(?:\[(.*?)\])?(?:/(\d+))?", name).groups()  # type: ignore[union-attr]
+        column, choice, divisor = re.fullmatch(r"([\w.]+)(?:\[(.*?)\])?(?:/(\d+))?", name).groups()  # type: ignore[union-attr]
         own = _where(rows, dict([choice.split("=")]) if choice else {})[column]
         if len(own) != 1 and not (median and len(own)):
             yield f"{len(own)} rows of the file for {name}"
