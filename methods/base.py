@@ -42,7 +42,7 @@ class Regression(NamedTuple):
     points: Tensor  # (B, D)
     scalar: Tensor  # (B,) time t, plate coordinate z, ...
     target: Tensor  # (B, outputs)
-    weight: Tensor | None = None  # (B,); None weighs all alike
+    weight: Tensor | None = None  # (B,), or (B, outputs); None weighs all alike
 
 
 class Transport(NamedTuple):

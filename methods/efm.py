@@ -16,6 +16,7 @@ from methods.base import LOW_DIM, Draw, ExactMethod, Mixture, Regression, Transp
 from methods.base import Field as CapacitorField
 from methods.capacitor import points as schemes
 from methods.capacitor.diagnostics import ERRORS, field_errors
+from methods.capacitor.flux import FluxModel, FluxRegression, Plates, flux_field
 from methods.capacitor.mixtures import MixtureField
 from methods.capacitor.models import ExactField, FieldModel, TwoPlates, as_columns, from_columns
 from methods.capacitor.points import LinePool, Points
@@ -100,7 +101,14 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     (:class:`~methods.capacitor.models.TwoPlates`), and the direction of their superposition. This
     is made for low dimension: log|E| of a plate grows with D, and so does its part in the loss.
 
-    ``points`` says where the field is learned. Each point starts from a charge pair (p, q):
+    That is ``recipe = published``. With ``recipe = flux`` the mean charges of both plates and the
+    odds between them are learned at points of the flux (:mod:`methods.capacitor.flux`), which is
+    unbiased in every dimension, from ``charges`` samples a plate and batch, or with ``charges = 1``
+    from a pair a point. It has lines on both sides of the plates, unless told otherwise, and the
+    field of the distributions, not that of pairs.
+
+    ``points`` says where the published recipe learns the field. Each point starts from a charge
+    pair (p, q):
 
     * ``uniform``: (1 - t/L) p + t/L q at z = t, t ~ U(0, L), plus a step of length \|eps\| in a
       uniform direction of R^{D+1}, eps ~ N(0, sigma^2 I) in R^{D+1} (Algorithm 1);
@@ -138,8 +146,9 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     reference: ClassVar[str] = "Kolesov et al., ICML 2025, https://arxiv.org/abs/2502.02367"
     diagnostics: ClassVar = {**ERRORS, **FLOWS}
     search: ClassVar = {"L": "3:60:log", "sigma": "0.01:3:log"}
-    named_settings: ClassVar[tuple[str, ...]] = ("endpoints",)
+    named_settings: ClassVar[tuple[str, ...]] = ("recipe", "endpoints")
 
+    recipe: Literal["published", "flux"] = "published"
     points: schemes.PointScheme = "mix"
     sigma: float | None = Field(1.0, ge=0)
     charges: int = Field(256, ge=1, le=100_000)
@@ -162,7 +171,9 @@ class ElectrostaticFieldMatching(CapacitorMethod):
         cls, dim: int, noise_source: bool = True, data_set: bool = False, **settings: Any
     ) -> Self:
         """As :meth:`Method.create`; some settings bring defaults of others with them."""
-        if settings.get("lines", "forward") != "forward":
+        if "flux" in (settings.get("recipe"), settings.get("points")):
+            settings = {**cls._flux(dim), **settings}
+        elif settings.get("lines", "forward") != "forward":
             # They need the field of the plates, not of the batch, wherever lines go.
             settings = {"endpoints": "independent", "charges": 1024, **settings}
             if dim <= LOW_DIM:
@@ -172,8 +183,20 @@ class ElectrostaticFieldMatching(CapacitorMethod):
             settings = {**released, "variable": "log_z", "offset": 1e-3, **settings}
         return super().create(dim, noise_source, data_set, **settings)
 
+    @staticmethod
+    def _flux(dim: int) -> dict[str, Any]:
+        """Defaults with ``recipe = flux``."""
+        found: dict[str, Any] = {"recipe": "flux", "points": "flux", "lines": "two_sided", "L": 6.0}
+        if dim <= LOW_DIM:
+            return found
+        # A charge is about h sqrt(D) away from the flux at its height h, and a part of about
+        # h sqrt(D) over the radius of the data lies outside of them: lines end at low heights.
+        return {**found, "L": 1.0, "offset": 1e-3, "charges": 1}
+
     def idle(self) -> dict[str, Any]:
         idle = super().idle()
+        if self.recipe == "flux":
+            idle |= {"endpoints": "included"}
         if self.points not in ("uniform", "capacitor", "mix", "released"):
             idle |= {"sigma": None, "coupling": "independent"}
         if self.lines != "forward":  # plate by plate there is one target
@@ -184,6 +207,8 @@ class ElectrostaticFieldMatching(CapacitorMethod):
 
     def check(self) -> None:
         super().check()
+        if (self.recipe == "flux") != (self.points == "flux"):
+            raise ValueError(f"points = {self.points} does not go with recipe = {self.recipe}")
         released = self.points == "released"
         if released and self.lines != "forward":
             raise ValueError(f"lines must be forward with points = released, got {self.lines}")
@@ -194,6 +219,8 @@ class ElectrostaticFieldMatching(CapacitorMethod):
             )
 
     def model(self, network: NetworkFactory, source: Tensor, target: Tensor) -> nn.Module:
+        if self.recipe == "flux":
+            return FluxModel(network, source, target, self._plates)
         if self.lines == "forward":
             if self.coupling == "ot":
                 n = min(len(source), len(target))
@@ -203,11 +230,17 @@ class ElectrostaticFieldMatching(CapacitorMethod):
         return TwoPlates(network, source, target, self.plate_distance)
 
     @property
+    def _plates(self) -> Plates:
+        return Plates.of(self.plate_distance, self.offset)
+
+    @property
     def _along_segments(self) -> bool:
         # Others are learned behind the plates too, where the field may point back.
         return self.points in ("uniform", "released") and not self.gamma
 
     def unused_network(self, network: NetworkSettings, dim: int) -> tuple[str, ...]:
+        if self.recipe == "flux":  # the far field is part of the model
+            return ("precondition", "far_field")
         if self.lines != "forward":  # each plate has inputs and scales of its own
             return ("inputs", "embedding", "precondition", "far_field")
         preconditioned = self._along_segments and not FieldModel.has_far_field(network, dim)
@@ -216,6 +249,8 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     def field(self, model: nn.Module) -> CapacitorField:
         def learned(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
             output: Tensor = model(x, z)
+            if self.recipe == "flux":
+                return flux_field(x, z, self.plate_distance, output)
             if self.lines != "forward":
                 return from_columns(output)
             return unit(output)[0], torch.zeros_like(z)
@@ -226,6 +261,11 @@ class ElectrostaticFieldMatching(CapacitorMethod):
         return field_errors(self.field(model), source, target, self.plate_distance, self.offset)
 
     def batches(self, source: Draw, target: Draw, n: int, rng: Generator) -> Iterator[Regression]:
+        if self.recipe == "flux":
+            both_sides = self.lines != "forward"
+            flux = FluxRegression(source, target, self._plates, self.charges, both_sides)
+            while True:
+                yield flux.batch(n, rng)
         pool = LinePool(self, source, target, rng) if self.points == "lines" else None
         while True:
             p, q = positive, negative = source(self.charges), target(self.charges)
@@ -256,6 +296,8 @@ class ElectrostaticFieldMatching(CapacitorMethod):
                 else:
                     more = pool(len(p) - half, rng)
                 return torch.cat([x, more[0]]), torch.cat([z, more[1]])
+            case "flux":
+                raise ValueError("points of the flux are drawn together with their targets")
             case "uniform" | "capacitor":
                 mean = distance / 2 if self.points == "capacitor" else 0.0
                 return schemes.along_segments(p, q, distance, mean, sigma, rng)

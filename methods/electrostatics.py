@@ -107,6 +107,21 @@ def mean_displacement(x: Tensor, z: Tensor, charges: Tensor) -> Tensor:
     return (field / weight.clamp_min(torch.finfo(torch.float64).tiny)[:, None]).to(x.dtype)
 
 
+def plate_flux(x: Tensor, h: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The mean charge (B, D) of the flux at (x, h), and the log-density (B,) of the flux.
+
+    .. math:: y = \sum_i w_i y_i = x - h E_x / E_z, \quad
+              \log q = \log \frac1N \sum_i |h| / |\tilde x - (y_i, 0)|^{D+1} = \log|E_z| + const.,
+
+    with the weights w of :func:`mean_displacement`; the constant depends on D alone. All else is as
+    in :func:`poisson_field`, but both are of float64.
+    """
+    field, weight, log_scale = _plate_field(x, h, charges, "charges")
+    weight = weight.clamp_min(torch.finfo(torch.float64).tiny)
+    log_density = h.double().abs().log() + weight.log() + log_scale
+    return x.double() - field[:, :-1] / weight[:, None], log_density
+
+
 def unit(field: Tensor) -> tuple[Tensor, Tensor]:
     """Directions (B, n) and lengths (B,) of vectors (B, n); of zero the direction is zero."""
     norm = torch.linalg.vector_norm(field, dim=1)

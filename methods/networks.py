@@ -306,6 +306,8 @@ class ScaledNetwork(nn.Module):
     the cosines of its part of the span (``cosine``), or the distances to both ends in units of
     ``layer``, asinh((s - low) / layer) and asinh((high - s) / layer) (``ends``), which resolve what
     happens next to them; ``full`` has the last two.
+
+    ``flags`` is the number of further scalars, which it sees as they are.
     """
 
     def __init__(
@@ -314,6 +316,7 @@ class ScaledNetwork(nn.Module):
         outputs: int,
         span: tuple[float, float] = (0.0, 1.0),
         layer: float | None = None,
+        flags: int = 0,
     ) -> None:
         super().__init__()
         dim, settings = math.prod(network.shape), network.settings
@@ -328,11 +331,20 @@ class ScaledNetwork(nn.Module):
         size = self.cosines.size
         scalars = {"full": size + 2, "plain": 1, "cosine": size, "ends": 2}[self.kind]
         radial = self.inputs == "radial"
-        self.network = network(scalars + radial, outputs, extra_inputs=dim * radial)
+        self.network = network(scalars + radial + flags, outputs, extra_inputs=dim * radial)
 
-    def forward(self, x: Tensor, v: Tensor, s: Tensor, height: Tensor | None = None) -> Tensor:
-        """x and v (B, D), s (B,), for the radius ``height`` (B, 1) -> (B, outputs)."""
+    def forward(
+        self,
+        x: Tensor,
+        v: Tensor,
+        s: Tensor,
+        height: Tensor | None = None,
+        flags: Tensor | None = None,
+    ) -> Tensor:
+        """x and v (B, D), s (B,), for the radius ``height`` (B, 1), (B, flags) -> (B, outputs)."""
         embedding = self._embed(s)
+        if flags is not None:
+            embedding = torch.cat([embedding, flags], dim=1)
         if self.inputs == "radial":
             v, log_radius = radial_inputs(v, height)
             embedding = torch.cat([embedding, log_radius], dim=1)

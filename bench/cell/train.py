@@ -48,7 +48,7 @@ def train(
 ) -> Trained:
     """Fits ``model`` to the batches by mean weighted squared error.
 
-    The loss of a batch is mean_b weight_b mean_k (f_k - target_k)^2; that of a step the mean over
+    The loss of a batch is mean_b mean_k weight_bk (f_k - target_k)^2; that of a step the mean over
     the ``accumulate`` batches that it draws. Losses stay on the device and are looked at every
     ``CHECK_EVERY`` steps; training stops at a loss that is not finite. It resumes from its
     checkpoint if there is one.
@@ -170,8 +170,11 @@ class _Training:
 
 
 def regression_loss(model: nn.Module, batch: Regression) -> Tensor:
-    """mean_b weight_b mean_k (f_k - target_k)^2."""
-    errors: Tensor = (model(batch.points, batch.scalar) - batch.target).square().mean(1)
+    """mean_b mean_k weight_bk (f_k - target_k)^2; one weight of a point is that of all k."""
+    errors: Tensor = (model(batch.points, batch.scalar) - batch.target).square()
+    if batch.weight is not None and batch.weight.ndim == 2:
+        return (errors * batch.weight).mean()
+    errors = errors.mean(1)
     return (errors if batch.weight is None else errors * batch.weight).mean()
 
 

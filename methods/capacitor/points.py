@@ -20,7 +20,9 @@ from methods.pfgm import perturb
 from methods.solvers import Solver
 
 Points = tuple[Tensor, Tensor]
-PointScheme = Literal["uniform", "capacitor", "log", "mix", "mesh", "poisson", "lines", "released"]
+PointScheme = Literal[
+    "uniform", "capacitor", "log", "mix", "mesh", "poisson", "lines", "released", "flux"
+]
 
 
 def along_segments(

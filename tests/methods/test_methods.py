@@ -388,7 +388,7 @@ def test_settings_that_tables_and_pictures_name_exist(name: str) -> None:
     method = kind.create(2)
     assert {*kind.named_settings, *kind.picture_settings} <= set(method.hyperparameters())
     assert bool(kind.picture_settings) is (method.picture(2) is not None)
-    assert kind.named_settings == (("endpoints",) if name == "efm" else ())
+    assert kind.named_settings == (("recipe", "endpoints") if name == "efm" else ())
 
 
 def test_pictures_of_capacitors() -> None:
