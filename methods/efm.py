@@ -186,7 +186,8 @@ class ElectrostaticFieldMatching(CapacitorMethod):
     @staticmethod
     def _flux(dim: int) -> dict[str, Any]:
         """Defaults with ``recipe = flux``."""
-        found: dict[str, Any] = {"recipe": "flux", "points": "flux", "lines": "two_sided", "L": 6.0}
+        found: dict[str, Any] = {"recipe": "flux", "points": "flux", "lines": "two_sided"}
+        found |= {"L": 6.0, "tolerance": 3e-3}  # well below the error of what is learned
         if dim <= LOW_DIM:
             return found
         # A charge is about h sqrt(D) away from the flux at its height h, and a part of about

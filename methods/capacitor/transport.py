@@ -41,8 +41,9 @@ class CapacitorMethod(Method):
     rough. ``forward`` lines are integrated with the user's solver in ``variable``: in z, dx/dz =
     E_x / E_z with E_z kept above ``min_slope`` |E|; in ``log_z``, the logarithm of the height
     h = L - z over the target plate, dx/dlog h = -h E_x / E_z, which has most steps near the target;
-    or by ``arc_length``, like all others: with a step of its own for each line, to the solver's
-    tolerances. A line that is lost stays in the scores where it was left.
+    or by ``arc_length``, like all others: with a step of its own for each line, whose error is at
+    most ``tolerance`` times 1 + its length; without ``tolerance``, to the solver's tolerances. A
+    line that is lost stays in the scores where it was left.
     """
 
     diagnostics: ClassVar = FLOWS
@@ -54,6 +55,7 @@ class CapacitorMethod(Method):
     variable: Literal["z", "log_z", "arc_length"] = "z"
     offset: float = Field(0.05, ge=0)
     min_slope: float | None = Field(1e-2, gt=0, lt=1)
+    tolerance: float | None = Field(None, gt=0)
 
     def idle(self) -> dict[str, Any]:
         idle: dict[str, Any] = {"crossing": None}
@@ -61,6 +63,8 @@ class CapacitorMethod(Method):
             idle = {"variable": "arc_length"}  # they are no functions of z
         if "variable" in idle or self.variable == "arc_length":
             idle["min_slope"] = None
+        else:
+            idle["tolerance"] = None
         return idle
 
     def check(self) -> None:
@@ -166,7 +170,8 @@ class CapacitorMethod(Method):
         z = torch.where(backward, -self.offset, self.offset).to(start)
         points = torch.cat([start, z[:, None]], dim=1)
         most = STEPS_PER_SOLVER_STEP * solver.solver_steps
-        traced = trace(guide, points, self.offset, solver.rtol, solver.atol, most, path)
+        rtol, atol = self.tolerance or solver.rtol, self.tolerance or solver.atol
+        traced = trace(guide, points, self.offset, rtol, atol, most, path)
         straight = torch.linalg.vector_norm(traced.end - points, dim=1)
         flows = {
             "field_backward": float(backward.double().mean()),

@@ -288,6 +288,7 @@ def test_settings_come_with_their_recipe() -> None:
     low, high = EFM.create(2, recipe="flux"), EFM.create(64, points="flux")
     assert (low.points, low.lines, low.charges, low.sigma) == ("flux", "two_sided", 256, None)
     assert (high.recipe, high.charges, high.offset) == ("flux", 1, 1e-3)
-    assert EFM.create(2, points="flux", lines="forward").lines == "forward"
+    forward = EFM.create(2, points="flux", lines="forward")
+    assert (forward.lines, low.tolerance, forward.tolerance) == ("forward", 3e-3, None)
     with pytest.raises(ValueError, match="recipe"):
         EFM.create(2, recipe="flux", points="mix")

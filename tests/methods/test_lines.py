@@ -25,6 +25,7 @@ from methods.capacitor.points import LinePool
 from methods.draws import directions
 from methods.efm import ExactElectrostaticField
 from methods.electrostatics import capacitor_field
+from methods.networks import NetworkSettings
 from methods.solvers import Solver
 
 
@@ -86,6 +87,18 @@ def test_discrete_theorem(charges: int) -> None:
     negative = EightGaussians(5.0, 0.316).sample(charges, rng(1)).double()
     assert spread(captured(positive, negative, L, 4000, forward=False)) <= 2.2
     assert spread(captured(positive, negative, L, 4000, forward=True)) >= 5
+
+
+def test_a_method_may_have_a_tolerance_of_its_own() -> None:
+    """Fewer evaluations with a larger one, whatever the solver's; without, the solver's counts."""
+    source, target = normal(200, 2), EightGaussians(5.0, 0.316).sample(200, rng(1)).double()
+    start, spent = normal(50, 2, seed=2), {}
+    for tolerance, solver in ((None, 1e-2), (1e-2, 1e-5), (1e-3, 1e-2), (None, 1e-3)):
+        method = ExactElectrostaticField(L=6.0, lines="two_sided", tolerance=tolerance)
+        model = method.model(NetworkSettings().factory(2), source, target)
+        result = method.transport(model, start, Solver(rtol=solver, atol=solver), rng=rng(3))
+        spent[tolerance, solver] = result.nfe
+    assert spent[None, 1e-2] == spent[1e-2, 1e-5] < spent[1e-3, 1e-2] == spent[None, 1e-3]
 
 
 # --- The tracer ----------------------------------------------------------------------------------
