@@ -147,7 +147,8 @@ def other_values(annotation: Any, value: Any) -> list[Any]:
     if get_origin(annotation) is Literal or not isinstance(value, int | float):
         words = [word for part in (annotation, *get_args(annotation)) for word in get_args(part)]
         words += get_args(annotation)
-        return [word for word in dict.fromkeys(words) if isinstance(word, str) and word != value]
+        numbers = [0.01] if value is None and float in words else []
+        return [w for w in dict.fromkeys(words) if isinstance(w, str) and w != value] + numbers
     return [value * 2, value / 2, value + 1, value + 0.5, value + 2]
 
 
@@ -163,6 +164,7 @@ NEEDS = {
     "crossing": ("lines", "stop_rule"),
     "bandwidth": ("source", "samples"),
     "block": ("coupling", "ot"),
+    "tolerance": ("lines", "stop_rule"),
     "unet": ("architecture", "unet"),
     "dropout": ("architecture", "unet"),
     "gamma": ("target", "per_plate"),
