@@ -151,8 +151,8 @@ class GaussianFlux(nn.Module):
               q = \int_0^\infty \frac{h}{\tau^{3/2}} e^{-h^2 / 2 \tau} \prod_k (v_k + \tau)^{-1/2}
               e^{-(x_k - m_k)^2 / 2 (v_k + \tau)}\, d\tau
 
-    up to a constant, by the trapezoid rule in log tau. Far away it is the flux of a point charge,
-    up to the plate's quadrupole. Above ``MOST_AXES`` dimensions all v_k are their mean.
+    up to a constant, by the trapezoid rule in log tau. Far away it is the flux of a point charge
+    and of the plate's quadrupole. Above ``MOST_AXES`` dimensions all v_k are their mean.
     """
 
     def __init__(self, samples: Tensor, lowest: float, farthest: float) -> None:

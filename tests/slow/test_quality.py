@@ -147,6 +147,18 @@ def test_ot_pairs_are_cheap_and_straight(tmp_path: Path) -> None:
     assert found.loc["fm", "straightness"] >= 1.2
 
 
+def test_efm_at_points_of_its_flux(tmp_path: Path) -> None:
+    """The field of the distributions: every line lands, in two dimensions and in 64."""
+    tasks = ["gaussian_to_8gaussians", "gaussian_to_digits"]
+    settings: dict[str, Any] = QUICK | {"efm.recipe": "flux"}
+    rows = run(methods=["efm"], tasks=tasks, seeds=[0], out=tmp_path, **settings)
+    found = rows.set_index("task")
+    assert (found["landed"] == 1).all()
+    assert found.loc[tasks[0], "w2"] <= 0.45
+    assert found.loc[tasks[0], "nfe"] <= 100
+    assert found.loc[tasks[1], "sliced_w2"] <= 0.08  # with lines that end at .05: .16
+
+
 CEILINGS = dict.fromkeys(["fm", "ifm", "pfgmpp", "vp", "edm"], 0.33) | {"pfgm": 0.36, "ot-cfm": 0.6}
 """W2 on the 8 Gaussians, where 1,000 draws have a floor of .15.
 
