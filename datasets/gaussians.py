@@ -88,15 +88,24 @@ def optimal_matrix(source: Matrix, target: Matrix) -> Matrix:
     return np.asarray(inverse @ square_root(root.T @ target @ root) @ inverse.T)
 
 
-def linear_map(source: Tensor, target: Tensor) -> Map:
+def linear_map(source: Tensor | None, target: Tensor) -> Map:
     """The optimal map between the normal distributions with the moments of two sets of samples.
 
     x -> m_1 + A (x - m_0), A as in :func:`optimal_matrix`; samples (n, D) and (m, D), n, m > 1.
+    ``source`` None is N(0, I). A lives in the span of the source's samples, or of the target's for
+    N(0, I), so fewer samples than dimensions need no matrix (D, D).
     """
-    sets = [samples.double().numpy() for samples in (source, target)]
-    first, second = (torch.from_numpy(x.mean(0)) for x in sets)
-    turn = _linear(optimal_matrix(*(np.atleast_2d(np.cov(x, rowvar=False)) for x in sets)))
-    return lambda x: (second + turn(x.double() - first)).to(x)
+    seen = (target if source is None else source).double()
+    basis = torch.linalg.qr((seen - seen.mean(0)).T).Q  # (D, min(n, D))
+    identity = np.eye(basis.shape[1])
+    spreads = [identity if x is None else _covariance(x.double() @ basis) for x in (source, target)]
+    first = 0.0 if source is None else source.double().mean(0)
+    second, turn = target.double().mean(0), _linear(optimal_matrix(*spreads))
+    return lambda x: (second + turn((x.double() - first) @ basis) @ basis.T).to(x)
+
+
+def _covariance(samples: Tensor) -> Matrix:
+    return np.atleast_2d(np.cov(samples.numpy(), rowvar=False))
 
 
 def flow_matrix(source: Matrix, target: Matrix, sigma: float = 0.0) -> Matrix:

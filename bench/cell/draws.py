@@ -15,7 +15,7 @@ from methods.base import MODEL_SAMPLES
 from methods.networks import matched
 
 FEW = 256  # samples with which weights are counted
-LINEAR_DIM = 1024  # above it roots of covariances take long
+LINEAR_SAMPLES = 1024  # in as many dimensions: roots of larger covariances take long
 # How the purposes of a split's generators begin: no seed gives both splits the same draw.
 EVALUATION = {"test": "evaluate", "validation": "validate"}
 
@@ -89,13 +89,15 @@ def reference_sets(context: CellContext, source: Tensor) -> dict[str, Tensor]:
 
     ``perfect``: an exact map of the start points, where one is known. ``identity``: these as they
     are. ``linear``: the optimal map between the normal distributions with the moments of the
-    training samples, up to ``LINEAR_DIM`` dimensions. ``noise``: draws of N(0, I).
+    training samples, or of N(0, I) where that is the source. ``noise``: draws of N(0, I).
     """
-    found, exact = {"identity": source}, context.task.exact_map()
+    task = context.task
+    found, exact = {"identity": source}, task.exact_map()
     if exact is not None:
         found["perfect"] = exact(source)
-    if context.target.dim <= LINEAR_DIM:
-        found["linear"] = linear_map(*training_samples(context))(source)
+    few = LINEAR_SAMPLES if task.dim > LINEAR_SAMPLES else MODEL_SAMPLES
+    first, second = training_samples(context, few)
+    found["linear"] = linear_map(None if task.noise_source else first, second)(source)
     found["noise"] = torch.randn(source.shape, generator=generator(context.cell, "reference noise"))
     return found
 

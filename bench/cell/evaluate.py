@@ -301,13 +301,13 @@ def _errors(
         Politis and Romano, Large Sample Confidence Regions Based on Subsamples, Annals of
         Statistics 1994; Bickel, Goetze and van Zwet, Statistica Sinica 1997.
     """
-    size, halves = len(data.samples), dict[str, float]()
+    halves = dict[str, float]()
     for metric in chosen:
         if metric.error is not None:
             measured = metric.floor_kind == "measured"
             names = [metric.name, *([f"{metric.name}_floor"] if measured else [])]
             both = [found[name] for name in names if name in found]
-            error = math.hypot(*(metric.error(value, size) for value in both))
+            error = math.hypot(*(metric.error(value, *_arguments(metric, data)) for value in both))
             halves[metric.name] = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
     if not parts:
         return halves

@@ -71,9 +71,9 @@ class Metric:
     features: FeatureMap | None = None
     """The map of images through which the sets are seen (:mod:`bench.features`): D is then the
     number of features. None for the samples as they are."""
-    error: Callable[[float, int], float] | None = None
-    """``error(value, n)``: the standard error of a value of n samples, where that is known;
-    elsewhere intervals come from resampling."""
+    error: Callable[..., float] | None = None
+    """``error(value, *arguments)``: the standard error of a value of the metric of these arguments,
+    where that is known; elsewhere intervals come from resampling."""
     main: int = 0
     """A task is ranked by the metric with the largest number that all its rows have; 0 is never."""
     headline: Literal["none", "plain", "images", "both"] = "none"

@@ -107,13 +107,13 @@ def nearest(points: Tensor, others: Tensor) -> Array:
     return np.asarray(np.sqrt(np.concatenate(found)))
 
 
-def copied_error(share: float, n: int) -> float:
+def copied_error(share: float, samples: Tensor, *others: Tensor) -> float:
     """Standard error of :func:`copied` for n samples and n held-out ones: both shares are drawn.
 
     At least that of held-out data: a share that is small by chance has no small error.
     """
     own = max(share, CLOSE)
-    return math.sqrt((own * (1 - own) + CLOSE * (1 - CLOSE)) / n)
+    return math.sqrt((own * (1 - own) + CLOSE * (1 - CLOSE)) / len(samples))
 
 
 COPIED: dict[str, Any] = {

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.metrics.base import metric
-from bench.metrics.distances import optimal_cost
+from bench.metrics.base import metric, to_numpy
+from bench.metrics.distances import optimal_cost, optimal_plan
 from datasets import Known
 
 COUPLING, FLOW, STRAIGHT = "1, an optimal coupling", "0, the exact map of FM", "1, straight lines"
@@ -44,6 +44,24 @@ def radial_transport_cost(source: Tensor, samples: Tensor) -> float:
     return transport_cost(source, samples)
 
 
+def coupling_error(ratio: float, source: Tensor, samples: Tensor) -> float:
+    """Standard error of :func:`coupling_ratio`, from the optimal potentials f and g.
+
+    By the central limit theorem for empirical transport costs the optimal cost O varies as the
+    mean of f(x_i) + g(T(x_i)), and the ratio R by the delta method as that of
+    (|x_i - T(x_i)|^2 - R (f(x_i) + g(T(x_i)))) / O. Parts of the samples say nothing of it: their
+    optimal costs are larger, and more so the closer the two distributions are.
+
+    References:
+        del Barrio and Loubes, Central limit theorems for empirical transportation cost in general
+        dimension, Annals of Probability 2019.
+    """
+    plan = optimal_plan(source, samples)
+    costs = to_numpy((samples.double() - source.double()).square().sum(1))
+    varying = costs - ratio * (plan.first + plan.second)
+    return float(varying.std() / math.sqrt(len(costs)) / plan.cost)
+
+
 @metric(
     "coupling_ratio",
     "coupling ratio",
@@ -52,6 +70,7 @@ def radial_transport_cost(source: Tensor, samples: Tensor) -> float:
     ideal=1.0,
     max_dim=3,
     headline="plain",
+    error=coupling_error,
 )
 def coupling_ratio(source: Tensor, samples: Tensor) -> float:
     """mean |x - T(x)|^2 over the optimal cost between the same two sets; 1 is optimal.

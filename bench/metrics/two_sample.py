@@ -20,14 +20,14 @@ SHARED = 1.25
 LARGEST_DIM = 512  # above it trees take long (9 s for two values at D = 768) and tell all apart
 
 
-def c2st_error(accuracy: float, n: int) -> float:
+def c2st_error(accuracy: float, samples: Tensor, *others: Tensor) -> float:
     """Standard error of the accuracy of 2 n answers: ``SHARED`` sqrt(a (1 - a) / 2n).
 
     Answers by one classifier, and by classifiers of overlapping training sets, go together: on
     equal distributions, n = 1,000, the spread is 1.4 (D = 2) or 1.1 (D = 16) times that of as many
     independent answers. Intervals have the floor's error too, and cover with a factor between.
     """
-    return SHARED * math.sqrt(accuracy * (1 - accuracy) / (2 * n))
+    return SHARED * math.sqrt(accuracy * (1 - accuracy) / (2 * len(samples)))
 
 
 TWO_SAMPLE: dict[str, Any] = {"max_dim": LARGEST_DIM, "ideal": 0.5, "error": c2st_error}

@@ -113,6 +113,21 @@ def test_the_linear_map_has_the_moments_of_its_target_and_is_optimal() -> None:
     torch.testing.assert_close(linear_map(flat, flat @ wide)(flat), flat @ wide)
 
 
+def test_the_linear_map_of_fewer_samples_than_dimensions_keeps_to_their_span() -> None:
+    """From N(0, I): S_1^{1/2}, with S_1 of rank n - 1. From samples: that of their coordinates."""
+    x, y = torch.randn(9, 40, generator=rng()).double(), 3 + torch.randn(12, 40, generator=rng(1))
+    y = y.double()
+    starts = torch.randn(5, 40, generator=rng(2)).double()
+    image = linear_map(None, y)(starts)
+    root = torch.from_numpy(square_root(y.T.cov().numpy()))
+    torch.testing.assert_close(image, y.mean(0) + starts @ root, atol=1e-6, rtol=1e-6)
+    axes = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:8].T  # (40, 8)
+    inside = linear_map(x @ axes, y @ axes)(starts @ axes)
+    outside = y.mean(0) - y.mean(0) @ axes @ axes.T
+    found = linear_map(x, y)(starts)
+    torch.testing.assert_close(found, inside @ axes.T + outside, atol=1e-8, rtol=1e-8)
+
+
 def test_the_flow_of_commuting_covariances_is_optimal() -> None:
     """On common axes FM maps each coordinate by itself, and on a line every map is optimal."""
     source, target = np.diag([0.5, 1.0, 3.0]), np.diag([2.0, 1.0, 0.1])
